@@ -1,0 +1,55 @@
+# Sourced by the launchers beside it: makes .venv from the hashed lock file once, and again when the lock changes.
+# Sets $root. When nothing has to be done it costs one cmp(1).
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+lock=$root/requirements/toolkit.txt
+stamp=$root/.venv/.lock
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 5
+}
+
+find_python() {
+    for name in "${SHIPYARD_PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            python=$(command -v "$name")
+            return 0
+        fi
+    done
+    return 1
+}
+
+apt_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    printf '==> installing %s with apt-get\n' "$*" >&2
+    # An update that fails for one source still serves the others: the install decides.
+    apt-get -qq update >&2 || true
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" >&2
+}
+
+make_environment() {
+    find_python || { apt_install python3 python3-venv && find_python; } ||
+        fail 'Python 3.11 or newer is needed; install it (on Debian: apt-get install python3 python3-venv) or name it in SHIPYARD_PYTHON'
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv ||
+        fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
+    printf '==> making .venv with %s from requirements/toolkit.txt\n' "$python" >&2
+    rm -f "$stamp"
+    "$python" -m venv --clear "$root/.venv" || fail "the virtual environment $root/.venv could not be made"
+    "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --requirement "$lock" ||
+        fail 'the locked requirements could not be installed; is the package index reachable?'
+    cp "$lock" "$stamp.$$" && mv "$stamp.$$" "$stamp"
+}
+
+if ! cmp -s "$lock" "$stamp"; then
+    if command -v flock >/dev/null; then
+        exec 9>"$root/.venv.lock"
+        flock 9
+    fi
+    cmp -s "$lock" "$stamp" || make_environment
+    exec 9>&-
+fi
+# A git hook or an editor may have left these; they would pick up modules of somewhere else.
+unset PYTHONHOME PYTHONPATH
+PATH=$root/.venv/bin:$PATH
+VIRTUAL_ENV=$root/.venv
+export PATH VIRTUAL_ENV

@@ -1,0 +1,88 @@
+"""What a person sees: plain lines on stderr, so that stdout stays free for results and ``--json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal that a person looks at."""
+    return sys.stderr.isatty()
+
+
+def _line(mark: str, text: str) -> None:
+    sys.stderr.write(f"{mark} {text}\n" if mark else f"{text}\n")
+    sys.stderr.flush()
+
+
+def step(text: str) -> None:
+    """Something begins or was done."""
+    _line("==>", text)
+
+
+def skip(text: str) -> None:
+    """Something was not needed; the text states the reason."""
+    _line("  -", text)
+
+
+def info(text: str) -> None:
+    """A detail of the current step."""
+    _line("   ", text)
+
+
+def warn(text: str) -> None:
+    """Something the user should know, though the work goes on."""
+    _line("warning:", text)
+
+
+def error(text: str) -> None:
+    """The reason why the command ends with an error."""
+    _line("error:", text)
+
+
+def result(text: str) -> None:
+    """A line of the answer itself, on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def document(value: Any) -> None:
+    """The one JSON document of a ``--json`` command, on stdout."""
+    result(json.dumps(value, indent=2, default=_plain))
+
+
+def answer(value: Any, *, json: bool = False, empty: str = "none") -> None:
+    """What a command found out: one JSON document, or ``key: value`` lines with tables for lists of records."""
+    value = _plain(value)
+    if json:
+        document(value)
+        return
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], dict):
+            table(tuple(item[0]), [tuple(str(cell) for cell in row.values()) for row in item])
+        elif isinstance(item, list):
+            result(f"{key}: " + (empty if not item else "".join(f"\n    {line}" for line in item)))
+        else:
+            result(f"{key}: {'-' if item in (None, '') else item}")
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Left-aligned columns on stdout."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def megabytes(size: int) -> str:
+    """Bytes as decimal megabytes (1 MB = 10^6 bytes), the unit of the budgets."""
+    return f"{size / 1e6:.1f} MB"

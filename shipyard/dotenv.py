@@ -1,0 +1,38 @@
+"""The ``.env`` of a checkout: what the toolkit knows goes in, what the user wrote stays."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from shipyard.machine import replace
+from shipyard.models import Project
+
+_HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
+
+
+def project_name(root: Path) -> str:
+    """A Compose project name of this checkout's own, so that clones on one engine do not share containers or volumes."""
+    return "llm-call-" + hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]
+
+
+def write(project: Project) -> dict[str, str]:
+    """Bring ``.env`` up to date and return everything it says."""
+    path = project.root / ".env"
+    lines = path.read_text().splitlines() if path.exists() else _HEADER.splitlines()
+    current = parse("\n".join(lines))
+    known = {"COMPOSE_PROJECT_NAME": project_name(project.root), "LLM_CALL_VERSION": project.version}
+    missing = {key: value for key, value in known.items() if current.get(key) != value}
+    if missing or not path.exists():
+        kept = [line for line in lines if line.partition("=")[0].strip() not in missing]
+        added = [f"{key}={value}" for key, value in missing.items()]
+        header = [line for line in kept if line.startswith("#")][:1]
+        rest = [line for line in kept if line not in header]
+        replace(path, "\n".join([*header, *added, *rest]) + "\n")
+    return {**current, **known}
+
+
+def parse(text: str) -> dict[str, str]:
+    """``KEY=value`` lines; comments and blank lines say nothing. Enough for what is read back here: compose reads it itself."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}

@@ -1,0 +1,258 @@
+"""Building images: skip what is up to date, build the rest in one bake request, hold each to its budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipyard import bases, console, inputs, plans, sizes
+from shipyard.commands import bake
+from shipyard.engine import Engine, api
+from shipyard.errors import BuildFailed, CommandFailed, DiskFull, EngineFailed, OverBudget
+from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
+from shipyard.progress import Progress
+from shipyard.run import run, watch
+
+#: Where CA bundles lie, in the order in which OpenSSL's users look: variables first, then Debian's place.
+_BUNDLES = ("SHIPYARD_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_DEBIAN_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked ``build`` for. ``platform`` is a comma-separated list, ``all`` or empty for the native one;
+    with ``fallback`` an image that lacks the target is built with that one instead of being left out.
+    """
+
+    images: tuple[str, ...] = ()
+    target: str = "prod"
+    fallback: str = ""
+    platform: str = ""
+    no_cache: bool = False
+    registry: str = ""
+
+
+def build(project: Project, engine: Engine, request: Request) -> list[BuildResult]:
+    """Make every requested image current. Raises BuildFailed, OverBudget, DiskFull or EngineFailed; earlier images stay."""
+    jobs = plan(project, engine, request)
+    stale = {job.key: reason for job in jobs if (reason := staleness(engine, job, no_cache=request.no_cache))}
+    if stale:
+        base = bases.ensure(engine, project.base)
+        jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
+        stale = {job.key: stale.get(job.key) or staleness(engine, job, no_cache=request.no_cache) for job in jobs}
+        stale = {key: reason for key, reason in stale.items() if reason}
+    begin = time.monotonic()
+    seconds: dict[str, float] = {}
+    if stale:
+        todo = [job for job in jobs if job.key in stale]
+        console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in todo))
+        before = {job.key: digest(engine, job.reference) for job in todo}
+        seconds = _bake(project, engine, todo, base, request)
+        _within_budget(engine, todo, before)
+    results = [_result(engine, job, stale.get(job.key, ""), seconds.get(job.key, 0.0)) for job in jobs]
+    _report(results, time.monotonic() - begin)
+    return results
+
+
+def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
+    """The jobs of a request, with their input hashes."""
+    chosen = plans.select(project, request.images, request.target, request.fallback)
+    wanted = plans.platforms([image for image, _ in chosen], request.platform, native(engine))
+    base = bases.remembered(engine, project.base)
+    return [plans.job(project, image, target, wanted, base, request.registry) for image, target in chosen]
+
+
+def native(engine: Engine) -> str:
+    """The engine's own platform, such as ``linux/amd64``."""
+    answer: dict[str, Any] = api.get(engine.host, "/version") or {}
+    return f"linux/{answer.get('Arch', 'amd64')}"
+
+
+def staleness(engine: Engine, job: Job, *, no_cache: bool = False) -> str:
+    """Why an image has to be built; empty when the one that is there was made from the same inputs."""
+    if no_cache:
+        return "no cache wanted"
+    labels = _labels(api.image(engine.host, job.reference))
+    if labels is None:
+        return "not built yet"
+    if labels.get(LABEL_INPUTS) != job.inputs:
+        changed = _changes(labels, job)
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return changed[0] + more if changed else "version, base or settings changed"
+    missing = set(job.platforms) - set(labels.get(LABEL_PLATFORMS, "").split(","))
+    return "without " + ", ".join(sorted(missing)) if missing else ""
+
+
+def why(project: Project, engine: Engine, request: Request) -> dict[str, list[str]]:
+    """For each image the files that differ from those it was built from; empty lists when it is current."""
+    found: dict[str, list[str]] = {}
+    for job in plan(project, engine, request):
+        labels = _labels(api.image(engine.host, job.reference))
+        reason = staleness(engine, job)
+        found[job.reference] = (_changes(labels, job) if labels else []) or ([reason] if reason else [])
+    return found
+
+
+def size(project: Project, engine: Engine, request: Request) -> None:
+    """Show what each built image weighs, what it may weigh, and its biggest files."""
+    for job in plan(project, engine, request):
+        found = digest(engine, job.reference)
+        if not found:
+            console.warn(f"{job.reference} is not built; `invoke build --image {job.image.name} --target {job.target}`")
+            continue
+        inventory = sizes.measure(engine, job.reference, found, native(engine))
+        limit = job.image.budget.get(job.target)
+        allowed = f" of {console.megabytes(limit)}" if limit else ""
+        console.result(f"{job.reference}  {console.megabytes(inventory.total)}{allowed}\n{sizes.listing(inventory)}")
+
+
+def digest(engine: Engine, reference: str) -> str:
+    """The digest (of the index or manifest) that a reference has in the engine's store; empty when it is not there."""
+    found = api.image(engine.host, reference)
+    return str(found["Id"]) if found else ""
+
+
+def _labels(found: dict[str, Any] | None) -> dict[str, str] | None:
+    return None if found is None else (found.get("Config") or {}).get("Labels") or {}
+
+
+def _changes(labels: dict[str, str], job: Job) -> list[str]:
+    try:
+        return inputs.changes(json.loads(labels.get(LABEL_FILES, "{}")), job.files)
+    except ValueError:
+        return []
+
+
+def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request) -> dict[str, float]:
+    revision, epoch = _revision(project.root)
+    document = bake.document(
+        project,
+        jobs,
+        base,
+        revision=revision,
+        epoch=epoch,
+        no_cache=request.no_cache,
+        secrets={"ca": bundle} if (bundle := ca_bundle()) else {},
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="shipyard-bake-") as scratch,
+        Progress([job.key for job in jobs]) as progress,
+    ):
+        argv = bake.argv(engine.docker, Path(scratch, "metadata.json"))
+        environment = bake.environment(engine.environment())
+        status = watch(argv, progress.line, env=environment, cwd=project.root, text=document)
+    if status:
+        raise _failure(engine, progress, jobs)
+    return progress.finished
+
+
+def _failure(engine: Engine, progress: Progress, jobs: Iterable[Job]) -> Exception:
+    """The error for a failed request: its image, its Dockerfile line, its last output."""
+    text = "\n".join(line for line in progress.other if line.strip())
+    broken = progress.failed()
+    said = " ".join((text, broken.error if broken else "", *(broken.log if broken else ())))
+    if "no space left on device" in said.lower():
+        return DiskFull(
+            f"no space left for the build. {_disk(engine)}\n"
+            "Free some (`docker system df` shows what the engine holds, `docker builder prune` empties its cache) and build again."
+        )
+    if api.version(engine.host) is None or any(
+        sign in said for sign in ("error reading from server", "transport is closing")
+    ):
+        return EngineFailed(
+            f"the Docker engine at {engine.host} went away during the build; images built before are untouched. "
+            "Start it (`invoke engine.up`) and build again."
+        )
+    owner = next((job for job in jobs if broken and job.key == broken.target), None)
+    title = f"{owner.reference} ({owner.image.dockerfile}, target {owner.target})" if owner else "the build request"
+    output = "\n".join(f"    {line}" for line in (broken.log if broken else ()))
+    parts = [f"{title} failed" + (f" at: {broken.text}" if broken else ""), output, text[-3000:]]
+    return BuildFailed("\n".join(part for part in parts if part))
+
+
+def _disk(engine: Engine) -> str:
+    import shutil
+
+    root = (api.get(engine.host, "/info") or {}).get("DockerRootDir", "/") if api.version(engine.host) else "/"
+    while not Path(root).exists():
+        root = str(Path(root).parent)
+    usage = shutil.disk_usage(root)
+    return f"{root} has {console.megabytes(usage.free)} free of {console.megabytes(usage.total)}."
+
+
+def _revision(root: Path) -> tuple[str, int]:
+    """Commit and its time in seconds since 1970 (SOURCE_DATE_EPOCH); "unknown" and a fixed time outside a git checkout."""
+    from shipyard.commands.debian import EPOCH
+
+    try:
+        commit, epoch = run(["git", "log", "-1", "--format=%H %ct"], cwd=root, timeout=30).stdout.split()
+        dirty = run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, timeout=30).stdout.strip()
+    except (CommandFailed, ValueError):
+        return "unknown", EPOCH
+    return commit + ("-dirty" if dirty else ""), int(os.environ.get("SOURCE_DATE_EPOCH") or epoch)
+
+
+def ca_bundle() -> Path | None:
+    """The host's CA certificates: behind a proxy that intercepts TLS, build steps need them as a secret; no image holds them."""
+    named = [Path(value) for name in _BUNDLES if (value := os.environ.get(name))]
+    return next((path for path in (*named, _DEBIAN_BUNDLE) if path.is_file()), None)
+
+
+def _within_budget(engine: Engine, jobs: Sequence[Job], before: dict[str, str]) -> None:
+    problems = []
+    for job in jobs:
+        limit = job.image.budget.get(job.target)
+        if limit is None:
+            continue
+        platform = native(engine) if native(engine) in job.platforms else job.platforms[0]
+        inventory = sizes.measure(engine, job.reference, digest(engine, job.reference), platform)
+        if inventory.total > limit:
+            _take_back(engine, job, before[job.key])
+            problems.append(
+                f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
+                f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
+            )
+    if problems:
+        raise OverBudget("\n".join(problems))
+
+
+def _take_back(engine: Engine, job: Job, earlier: str) -> None:
+    """Give the reference back to the image that had it before, so that one over budget is never used."""
+    run(
+        [engine.docker, "tag", earlier, job.reference] if earlier else [engine.docker, "image", "rm", job.reference],
+        env=engine.environment(),
+    )
+
+
+def _result(engine: Engine, job: Job, reason: str, seconds: float) -> BuildResult:
+    found = digest(engine, job.reference)
+    platform = native(engine) if native(engine) in job.platforms else job.platforms[0]
+    size = sizes.known(found) or sizes.measure(engine, job.reference, found, platform).total
+    return BuildResult(
+        name=job.image.name,
+        target=job.target,
+        platform=",".join(job.platforms),
+        reference=job.reference,
+        digest=found,
+        size=size,
+        status="built" if reason else "skipped",
+        reason=reason or "up to date",
+        seconds=round(seconds, 2),
+    )
+
+
+def _report(results: Iterable[BuildResult], seconds: float) -> None:
+    for result in results:
+        if result.status == "skipped":
+            console.skip(f"{result.reference}: {result.reason}, not built ({result.digest[:19]})")
+        else:
+            size = console.megabytes(result.size)
+            console.step(f"built {result.reference}  {size}  {result.digest[:19]}  ({result.seconds:.1f} s)")
+    if any(result.status == "built" for result in results):
+        console.step(f"done in {seconds:.1f} s")

@@ -1,0 +1,106 @@
+"""Frozen types that travel between the layers. They hold data and derive names; they start nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Labels under which an image carries what it was built from (reverse-DNS style, as OCI annotations ask).
+LABEL_INPUTS = "io.llm-call.shipyard.inputs"
+LABEL_FILES = "io.llm-call.shipyard.files"
+LABEL_TARGET = "io.llm-call.shipyard.target"
+LABEL_PLATFORMS = "io.llm-call.shipyard.platforms"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a file: its place, what is wrong, and what to try."""
+
+    place: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """``place: problem; hint``."""
+        return f"{self.place}: {self.problem}" + (f"; {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of ``docker/images.toml``. ``budget`` is in bytes, uncompressed, by target."""
+
+    name: str
+    repository: str
+    context: str
+    dockerfile: str
+    title: str
+    targets: tuple[str, ...]
+    platforms: tuple[str, ...]
+    budget: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """The root of trust that ``docker/images.toml`` names, for instance ``debian:trixie-slim``."""
+
+    image: str
+    suite: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout with its version, its images and what labels say about it."""
+
+    root: Path
+    version: str
+    source: str
+    licenses: str
+    base: BaseImage
+    images: Mapping[str, Image]
+
+    @property
+    def state(self) -> Path:
+        """Folder for what belongs to this checkout alone; git-ignored."""
+        return self.root / ".shipyard"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base image as it is used: ``reference`` can be built from, ``digest`` identifies it, ``origin`` is hub or bootstrap."""
+
+    reference: str
+    digest: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image, target and set of platforms to be built, with everything that decides its content."""
+
+    image: Image
+    target: str
+    platforms: tuple[str, ...]
+    reference: str
+    files: Mapping[str, str]
+    inputs: str
+
+    @property
+    def key(self) -> str:
+        """Name of this job in a bake request."""
+        return f"{self.image.name}-{self.target}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What became of one job. ``size`` is in bytes, uncompressed; ``seconds`` is wall time until this image was done."""
+
+    name: str
+    target: str
+    platform: str
+    reference: str
+    digest: str
+    size: int
+    status: str
+    reason: str
+    seconds: float

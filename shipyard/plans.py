@@ -1,0 +1,74 @@
+"""From what the user asked for to jobs: pure decisions over the project's files. Nothing is started here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shipyard import inputs, tags
+from shipyard.errors import UnknownName
+from shipyard.models import Base, Image, Job, Project
+from shipyard.names import perhaps
+
+
+def select(project: Project, names: Iterable[str], target: str, fallback: str = "") -> list[tuple[Image, str]]:
+    """The images asked for, or all of them, each with the target to build.
+
+    Without names, images that lack the target are left out, or take ``fallback`` where they have that.
+    Raises UnknownName for all unknown names at once, each with its nearest match.
+    """
+    names = list(dict.fromkeys(names))
+    problems = [
+        f'image "{name}": not declared in docker/images.toml; {perhaps(name, project.images)}'
+        for name in names
+        if name not in project.images
+    ]
+    chosen = [project.images[name] for name in names or project.images if name in project.images]
+    every = {each for image in project.images.values() for each in image.targets}
+    if target not in every:
+        problems.append(f'target "{target}": no image has it; {perhaps(target, every)}')
+    elif names:
+        problems += [
+            f'image "{image.name}" has no target "{target}"; it has {", ".join(image.targets)}'
+            for image in chosen
+            if target not in image.targets
+        ]
+    if problems:
+        raise UnknownName("\n".join(problems))
+    wanted = ((image, target if target in image.targets else fallback) for image in chosen)
+    return [(image, each) for image, each in wanted if each in image.targets]
+
+
+def platforms(images: Sequence[Image], wanted: str, native: str) -> tuple[str, ...]:
+    """``wanted`` is a comma-separated list, ``all``, or empty for the engine's own platform. Raises UnknownName."""
+    common = (
+        [each for each in images[0].platforms if all(each in image.platforms for image in images)] if images else []
+    )
+    if wanted == "all":
+        return tuple(common)
+    asked = [part.strip() for part in wanted.split(",") if part.strip()] or [native]
+    asked = [part if "/" in part else f"linux/{part}" for part in asked]
+    problems = [
+        f'platform "{part}": not declared for these images; {perhaps(part, common)}'
+        for part in asked
+        if part not in common
+    ]
+    if problems:
+        raise UnknownName("\n".join(problems))
+    return tuple(dict.fromkeys(asked))
+
+
+def job(
+    project: Project, image: Image, target: str, wanted: tuple[str, ...], base: Base | None, registry: str = ""
+) -> Job:
+    """One job with its input hash. Platforms are not part of it: an image may hold more of them than were asked for."""
+    files = inputs.digests(project.root, image.context, image.dockerfile)
+    settings = {
+        "version": project.version,
+        "source": project.source,
+        "licenses": project.licenses,
+        "title": image.title,
+        "target": target,
+        "base": base.digest if base else "",
+    }
+    reference = tags.reference(image.repository, project.version, target, registry)
+    return Job(image, target, wanted, reference, files, inputs.combine(files, settings))

@@ -1,0 +1,60 @@
+"""Whether the ports that a stack publishes are free, and who has them if not."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipyard.errors import PortInUse
+
+
+@dataclass(frozen=True)
+class Published:
+    """A port of the host that a service wants; ``variable`` is the one that moves it."""
+
+    service: str
+    address: str
+    port: int
+    variable: str
+
+
+def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
+    """Raise PortInUse naming every taken port and its owner. ``owners`` maps ports to the containers that publish them."""
+    taken = [each for each in wanted if not _free(each.address, each.port)]
+    if taken:
+        lines = [
+            f"{each.address}:{each.port} ({each.service}) is in use by {owners.get(each.port) or _process(each.port)}; "
+            f"stop that, or set {each.variable} in .env"
+            for each in taken
+        ]
+        raise PortInUse("\n".join(lines))
+
+
+def _free(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address or "0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def _process(port: int) -> str:
+    """The process that listens, found by the socket's inode; root sees every process, others only their own."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
+            inodes |= {row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    for folder in Path("/proc").glob("[0-9]*/fd") if inodes else ():
+        with suppress(OSError):
+            for handle in folder.iterdir():
+                if str(handle.readlink())[8:-1] in inodes:
+                    command = (folder.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    return f"process {folder.parent.name} ({command.strip()[:60]})"
+    return "a process that cannot be seen from here"

@@ -1,0 +1,143 @@
+"""The only place that starts a process of ours.
+
+Every child gets a process group of its own and, on Linux, a parent-death signal: whatever ends us (Ctrl-C, an error,
+kill -9) ends it too. ``SHIPYARD_TRACE=1`` prints each ``+ argv`` before it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipyard import console
+from shipyard.errors import CommandFailed, ShipyardError
+
+#: Seconds a child gets to end after SIGTERM before it is killed.
+GRACE = 5.0
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished process: its exit status and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def _die_with_parent() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def trace(argv: Sequence[str]) -> None:
+    """Print the command about to run when ``SHIPYARD_TRACE`` asks for it."""
+    if os.environ.get("SHIPYARD_TRACE"):
+        console.info("+ " + shlex.join(argv))
+
+
+def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int) -> subprocess.Popen[str]:
+    trace(argv)
+    try:
+        return subprocess.Popen(
+            argv,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+            # Safe here: no thread of ours holds a lock that prctl(2) could need.
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        )
+    except FileNotFoundError as missing:
+        msg = f"{argv[0]}: program not found; install it, or run `invoke engine.status` to see what is used"
+        raise ShipyardError(msg) from missing
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a child's whole process group: SIGTERM, then SIGKILL after ``GRACE`` seconds."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        end(process)
+        raise
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: str | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a program to its end with captured output; ``timeout`` in seconds.
+
+    Raises CommandFailed on a non-zero status (unless ``check`` is false) and on a timeout.
+    """
+    process = _spawn(argv, env, cwd, subprocess.PIPE if text is not None else subprocess.DEVNULL)
+    with _ended(process):
+        try:
+            stdout, stderr = process.communicate(text, timeout=timeout)
+        except subprocess.TimeoutExpired as late:
+            end(process)
+            raise CommandFailed(argv, -1, f"no answer within {timeout:g} s") from late
+    if check and process.returncode:
+        raise CommandFailed(argv, process.returncode, stderr or stdout)
+    return Completed(process.returncode, stdout, stderr)
+
+
+def watch(
+    argv: Sequence[str],
+    on_line: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: str = "",
+) -> int:
+    """Run a program and hand over each line of its stderr as it comes; its stdout is drained. Returns the exit status."""
+    import threading
+
+    process = _spawn(argv, env, cwd, subprocess.PIPE)
+    with _ended(process):
+        assert process.stdin and process.stdout and process.stderr
+        drain = threading.Thread(target=process.stdout.read, daemon=True)
+        drain.start()
+        with suppress(BrokenPipeError):
+            process.stdin.write(text)
+            process.stdin.close()
+        for line in process.stderr:
+            on_line(line.rstrip("\n"))
+        drain.join()
+        return process.wait()

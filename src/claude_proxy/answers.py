@@ -1,0 +1,109 @@
+"""How an answer reaches the client: as one document, or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+
+from claude_proxy import failures, wire
+from claude_proxy.conversation import Ask
+from claude_proxy.events import Began, Event, Finished, Text
+from serving.asgi import Send
+from serving.errors import ApiError
+
+KEEP_ALIVE_SECONDS = 10.0
+"""The least time between two comments that tell a waiting client and every proxy between that work goes on."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def _headers(ask: Ask, content_type: bytes) -> Headers:
+    headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
+    if ask.ignored:
+        headers.append((b"x-claude-proxy-ignored", ", ".join(ask.ignored).encode("ascii", "replace")[:500]))
+    return headers
+
+
+class Plain:
+    """Sends one document when the answer is whole. `complete` from then on: a client may leave without being missed."""
+
+    def __init__(self, ask: Ask, send: Send) -> None:
+        self.complete = False
+        self._ask = ask
+        self._send = send
+
+    async def __call__(self, event: Event) -> None:
+        """Take an event of the call."""
+        if not isinstance(event, Finished):
+            return
+        body = orjson.dumps(wire.Answer(event.model).plain(event))
+        headers = [*_headers(self._ask, b"application/json"), (b"content-length", str(len(body)).encode())]
+        self.complete = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def fail(self, error: ApiError) -> None:
+        """Leave the answer to the error handlers: nothing was sent yet."""
+        raise error
+
+
+class Stream:
+    """Sends each piece as it comes. The status goes out when the provider has accepted the request, not before."""
+
+    def __init__(self, ask: Ask, send: Send) -> None:
+        self.complete = False
+        self._ask = ask
+        self._send = send
+        self._answer = wire.Answer(ask.model, ask.include_usage)
+        self._sent = ""
+        self._begun = False
+        self._spoken = 0.0
+
+    async def __call__(self, event: Event) -> None:
+        """Take an event of the call."""
+        match event:
+            case Began(model, restarted):
+                if restarted and self._sent:
+                    raise failures.interrupted()
+                await self._begin(model)
+            case Text(text):
+                await self._piece(text)
+            case Finished():
+                await self._finish(event)
+            case _:
+                if self._begun and time.monotonic() - self._spoken > KEEP_ALIVE_SECONDS:
+                    await self._write(wire.KEEP_ALIVE)
+
+    async def fail(self, error: ApiError) -> None:
+        """Tell the error as the stream's last event; where nothing was sent, leave it to the error handlers."""
+        if not self._begun:
+            raise error
+        await self._write(wire.error_frame(error), more=False)
+
+    async def _begin(self, model: str) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        self._answer.model = model
+        headers = [*_headers(self._ask, b"text/event-stream"), (b"x-accel-buffering", b"no")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._write(self._answer.opening())
+
+    async def _piece(self, text: str) -> None:
+        self._sent += text
+        await self._write(self._answer.piece(text))
+
+    async def _finish(self, finished: Finished) -> None:
+        await self._begin(finished.model)
+        if not finished.text.startswith(self._sent):
+            raise failures.interrupted()
+        rest = finished.text[len(self._sent) :]
+        if rest:
+            await self._piece(rest)
+        await self._write(self._answer.closing(finished), more=False)
+
+    async def _write(self, content: bytes, *, more: bool = True) -> None:
+        self._spoken = time.monotonic()
+        self.complete = not more
+        await self._send({"type": "http.response.body", "body": content, "more_body": more})

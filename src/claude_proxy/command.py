@@ -1,0 +1,120 @@
+"""The CLI's command line, environment and input for one request: pure functions, they start nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+
+from claude_proxy.conversation import Ask
+from claude_proxy.settings import Settings
+
+SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
+QUIET = {
+    "LANG": "C.UTF-8",
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    # Without these two, `@/path` in a prompt makes the CLI read that file into the conversation, tools or not.
+    "CLAUDE_CODE_DISABLE_ATTACHMENTS": "1",
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The places of one request; all below `root`, all private to it."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """The CLI's working directory."""
+        return self.root / "work"
+
+    @property
+    def home(self) -> Path:
+        """The CLI's HOME."""
+        return self.root / "home"
+
+    @property
+    def config(self) -> Path:
+        """The CLI's configuration folder."""
+        return self.root / "config"
+
+    @property
+    def scratch(self) -> Path:
+        """The CLI's TMPDIR."""
+        return self.root / "tmp"
+
+    @property
+    def system(self) -> Path:
+        """The file of the system prompt: a command line ends at 128 KiB and shows in the process list."""
+        return self.root / "system.txt"
+
+    @property
+    def history(self) -> Path:
+        """The file of the earlier turns."""
+        return self.root / "history.jsonl"
+
+
+def argv(cli: str, ask: Ask, folder: Folder, settings: Settings) -> list[str]:
+    """Return the command line. Nothing of the conversation is on it."""
+    line = [cli, "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
+    line += ["--input-format", "stream-json", "--model", ask.model, "--tools", "", "--strict-mcp-config"]
+    line += ["--disable-slash-commands", "--setting-sources=", "--no-session-persistence"]
+    line += ["--system-prompt-file", str(folder.system)]
+    if ask.history:
+        line += ["--resume", str(folder.history)]
+    if settings.credential is None or settings.credential.variable == "ANTHROPIC_API_KEY":
+        # Leaves out memory, plugins and the description of this machine; but it also never reads an OAuth token.
+        line += ["--bare"]
+    return line
+
+
+def environment(ask: Ask, folder: Folder, settings: Settings) -> dict[str, str]:
+    """Return the CLI's whole environment: built from nothing, so that nothing of the service's own leaks into it."""
+    env = {"PATH": SEARCH_PATH, **QUIET, **settings.passed_on}
+    env["HOME"] = str(folder.home)
+    env["CLAUDE_CONFIG_DIR"] = str(folder.config)
+    env["TMPDIR"] = str(folder.scratch)
+    env["CLAUDE_CODE_MAX_RETRIES"] = str(settings.retries)
+    if settings.base_url:
+        env["ANTHROPIC_BASE_URL"] = settings.base_url
+    if settings.credential:
+        env[settings.credential.variable] = settings.credential.value.reveal()
+    if ask.max_tokens:
+        env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(ask.max_tokens)
+    return env
+
+
+def prompt(ask: Ask) -> bytes:
+    """Return what goes to the CLI's standard input: the last turn as one stream-json message.
+
+    `text_not_typed` tells the CLI that nobody typed this at its prompt: `/name` is then text, not a command of its own.
+    """
+    message = {"role": "user", "content": ask.prompt}
+    line = {"type": "user", "message": message, "parent_tool_use_id": None, "session_id": "", "text_not_typed": True}
+    return orjson.dumps(line) + b"\n"
+
+
+def history(ask: Ask, folder: Folder, cli_version: str) -> bytes:
+    """Return the earlier turns as a session file of the CLI, which `--resume FILE` continues.
+
+    So every turn keeps its role; a transcript inside the prompt could be forged by what a user writes. The stream-json
+    input does not serve here: it asks the model anew for each user's turn and moves the assistant's to the front.
+    """
+    session, parent, lines = str(uuid4()), None, []
+    for number, turn in enumerate(ask.history):
+        ident = str(uuid4())
+        message: dict[str, object] = {"role": turn.role, "content": turn.content}
+        if turn.role == "assistant":
+            message |= {"id": f"msg_{number}", "type": "message", "model": ask.model, "stop_reason": "end_turn"}
+            message |= {"stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0}}
+        line = {"parentUuid": parent, "isSidechain": False, "type": turn.role, "message": message, "uuid": ident}
+        line |= {"timestamp": "2026-01-01T00:00:00.000Z", "userType": "external", "cwd": str(folder.work)}
+        line |= {"sessionId": session, "version": cli_version, "gitBranch": ""}
+        lines.append(orjson.dumps(line) + b"\n")
+        parent = ident
+    return b"".join(lines)

@@ -1,0 +1,97 @@
+"""From the CLI's failures to OpenAI-shaped errors; each says who can mend it and how."""
+
+from __future__ import annotations
+
+import math
+
+from serving.errors import ApiError
+
+LOGIN_HINT = (
+    "give the service an API key by ANTHROPIC_API_KEY_FILE or a long-lived token (`claude setup-token`) "
+    "by CLAUDE_CODE_OAUTH_TOKEN_FILE"
+)
+BUSY_SECONDS = 5
+"""What a client that finds every CLI busy is told to wait: a short answer takes about that long."""
+
+
+def not_authenticated() -> ApiError:
+    """Return the error for a CLI that is not logged in, or whose credential the provider refused."""
+    message = f"The Claude CLI is not logged in, or its credential was refused; {LOGIN_HINT}."
+    return ApiError(503, message, type="authentication_error", code="claude_not_authenticated")
+
+
+def rate_limited(delay_ms: float | None) -> ApiError:
+    """Return the error for a rate limit; `delay_ms` is what the CLI would have waited, if it said so."""
+    headers = {} if delay_ms is None else {"retry-after": str(max(1, math.ceil(delay_ms / 1000)))}
+    message = "The provider's rate limit is reached; try again later."
+    return ApiError(429, message, type="rate_limit_error", code="claude_rate_limited", headers=headers)
+
+
+def busy() -> ApiError:
+    """Return the error for a request that found every CLI taken and the queue full or too slow."""
+    headers = {"retry-after": str(BUSY_SECONDS)}
+    message = "Every Claude CLI is busy; try again in a moment."
+    return ApiError(429, message, type="rate_limit_error", code="claude_proxy_busy", headers=headers)
+
+
+def deadline(seconds: float) -> ApiError:
+    """Return the error for a call that took longer than it may."""
+    message = f"The Claude CLI did not finish within {seconds:g} s; ask for less, or raise CLAUDE_PROXY_DEADLINE."
+    return ApiError(504, message, type="server_error", code="deadline_exceeded")
+
+
+def crashed(returncode: int | None) -> ApiError:
+    """Return the error for a CLI that ended before it gave a result. Its own words are in the service's log."""
+    how = "was ended" if returncode is None else f"ended with exit code {returncode}"
+    if returncode is not None and returncode < 0:
+        how = f"was ended by signal {-returncode}"
+    return ApiError(
+        502, f"The Claude CLI {how} before it gave a result.", type="server_error", code="claude_cli_crashed"
+    )
+
+
+def not_started(reason: str) -> ApiError:
+    """Return the error for a CLI that could not be started."""
+    message = f"The Claude CLI could not be started: {reason}; check CLAUDE_PROXY_CLI and CLAUDE_PROXY_WORKSPACE."
+    return ApiError(503, message, type="server_error", code="claude_cli_not_started")
+
+
+def interrupted() -> ApiError:
+    """Return the error for an answer that broke off and began anew after a part of it had been passed on."""
+    message = "The provider's answer broke off in the middle; send the request again."
+    return ApiError(502, message, type="server_error", code="claude_answer_interrupted")
+
+
+def from_retry(status: int | None, delay_ms: float | None) -> ApiError | None:
+    """Return the error for a failure that the CLI is about to retry, if waiting here helps nobody."""
+    if status == 429:
+        return rate_limited(delay_ms)
+    if status in (401, 403):
+        return not_authenticated()
+    return None
+
+
+def from_result(kind: str, status: int | None, words: str) -> ApiError:
+    """Return the error for a failed result.
+
+    `kind` is the CLI's own name of the failure, `status` the provider's HTTP status (None: it never answered), `words`
+    what the CLI says; they are passed on only where the client can mend the request.
+    """
+    if status in (401, 403) or kind == "authentication_failed":
+        return not_authenticated()
+    if status == 429 or kind == "rate_limit":
+        return rate_limited(None)
+    if status == 404:
+        message = "The provider does not know this model, or the account may not use it."
+        return ApiError(404, message, code="model_not_found", param="model")
+    if status in (400, 413, 422) or kind == "invalid_request":
+        return ApiError(400, words[:1000] or "The provider refused the request.", code="claude_invalid_request")
+    if kind == "billing_error":
+        message = "The provider refuses the account for billing reasons; see its console."
+        return ApiError(503, message, type="server_error", code="claude_billing_error")
+    if status in (503, 529):
+        return ApiError(
+            503, "The provider is overloaded; try again later.", type="server_error", code="claude_overloaded"
+        )
+    told = f"status {status}" if status else "no status: it could not be reached, or the answer broke off"
+    return ApiError(502, f"The provider failed ({told}).", type="server_error", code="claude_upstream_error")

@@ -1,0 +1,97 @@
+"""A folder for every request, private to it and removed after it; and what a crash left behind is swept."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from claude_proxy.command import Folder
+from serving.settings import SettingsError, reason
+
+log = logging.getLogger("claude_proxy.workspace")
+
+LOCK = "lock"
+PREFIX = "proxy-"
+PRIVATE = 0o700
+
+
+class Workspace:
+    """The folder of this process below `root`, with one folder per request in it.
+
+    Several processes share a root, during hot reload for one. Each holds a lock on its own folder for as long as it
+    lives, however it ends; so a folder whose lock is free belongs to nobody any more.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._number = 0
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with _alone(root):
+                _sweep(root)
+                self._path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+                self._lock = os.open(self._path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            fault = f"cannot write to {root}: {reason(error)}; name a folder that uid {os.getuid()} may write to"
+            raise SettingsError([f"CLAUDE_PROXY_WORKSPACE: {fault}"]) from error
+
+    def reserve(self) -> Folder:
+        """Return the place of the next request; nothing is there yet."""
+        self._number += 1
+        return Folder(self._path / str(self._number))
+
+    def close(self) -> None:
+        """Remove everything and give the lock back."""
+        shutil.rmtree(self._path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def fill(folder: Folder, system: str, history: bytes) -> None:
+    """Make the folder of a request with the files that its CLI reads; raises OSError."""
+    for path in (folder.root, folder.work, folder.home, folder.config, folder.scratch):
+        path.mkdir(mode=PRIVATE)
+    folder.system.write_text(system, "utf-8")
+    if history:
+        folder.history.write_bytes(history)
+
+
+def remove(folder: Folder) -> None:
+    """Remove the folder of a request; what cannot be removed is logged, and swept by the next start."""
+    shutil.rmtree(folder.root, ignore_errors=True)
+    if folder.root.exists():
+        log.warning("a request's folder could not be removed", extra={"folder": str(folder.root)})
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other starting processes out: one of them could sweep a folder that is not locked yet."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _sweep(root: Path) -> None:
+    for left in root.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(left / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # No folder of ours, or not ours to remove.
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            log.info("removing what an earlier process left", extra={"folder": str(left)})
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(lock)

@@ -1,0 +1,1 @@
+"""The gateway's HTTP service: OpenAI's wire in, configured upstreams out."""

@@ -1,0 +1,65 @@
+"""The gateway's settings, read once at the start from environment variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_call.api import models_file
+from llm_call.api.catalog import Catalog
+from serving.auth import Keyring
+from serving.settings import Env, Secret, SettingsError
+
+BODY_BYTES = 20 * 1024 * 1024
+"""Largest request: a few large images in base64; OpenAI's own limit for them."""
+CACHE_TTL_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`cache_ttl` in seconds; `body_limit` in bytes; `redis_url` empty when there is no cache."""
+
+    catalog: Catalog
+    keyring: Keyring
+    redis_url: str
+    redis_password: Secret | None
+    cache_ttl: int
+    body_limit: int
+    rl_routing: bool
+
+
+def read(host: str, env: Env | None = None) -> Settings:
+    """Return the settings of a service that listens at `host`. Raises SettingsError with every fault."""
+    env = env or Env()
+    faults: list[str] = []
+    catalog = Catalog({}, {})
+    keyring = Keyring(None, {})
+    try:
+        catalog = models_file.load(env.text("LLM_CALL_MODELS", "config/models.toml"), env)
+    except SettingsError as error:
+        faults += error.faults
+    try:
+        keyring = Keyring.for_host(env.text("LLM_CALL_KEYS_FILE"), host, setting="LLM_CALL_KEYS_FILE")
+    except SettingsError as error:
+        faults += error.faults
+    if not env.flag("ENABLE_CLAUDE_PROXY", True):
+        catalog = catalog.without("claude-proxy")
+    settings = Settings(
+        catalog=catalog,
+        keyring=keyring,
+        redis_url=_redis_url(env),
+        redis_password=env.secret("REDIS_PASSWORD"),
+        cache_ttl=env.integer("LLM_CALL_CACHE_TTL", CACHE_TTL_SECONDS, minimum=1),
+        body_limit=env.integer("LLM_CALL_MAX_BODY_BYTES", BODY_BYTES, minimum=1024),
+        rl_routing=env.flag("ENABLE_RL_ROUTING", False),
+    )
+    for fault in faults:
+        env.fault(*fault.split(": ", 1))
+    env.finish()
+    return settings
+
+
+def _redis_url(env: Env) -> str:
+    url = env.text("REDIS_URL")
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        env.fault("REDIS_URL", f'"{url}" is not of the form redis://HOST:6379/0')
+    return url

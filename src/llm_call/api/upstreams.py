@@ -1,0 +1,143 @@
+"""The pooled HTTP client that talks to the upstreams, and what becomes of their failures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from llm_call.api.catalog import Upstream
+from serving.errors import ApiError
+from serving.health import NotConfigured
+
+log = logging.getLogger("llm_call.upstreams")
+
+CONNECT_SECONDS = 5.0
+"""A server that does not accept a connection within this time is taken for unreachable."""
+IDLE_SECONDS = 30.0
+"""How long an unused connection is kept."""
+EXCERPT = 300
+"""How many characters of an upstream's own error text are passed on."""
+
+
+class Upstreams:
+    """One client session for all requests. `start` and `close` belong to the application's lifespan."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._targets: dict[str, tuple[URL, dict[str, str], aiohttp.ClientTimeout]] = {}
+
+    async def start(self) -> None:
+        """Open the session; connections are made when needed."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
+        # Answers are passed on as they come, so they must come as they are: no compression, no cookies, no redirects.
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"accept-encoding": "identity", "user-agent": "llm-call"},
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session:
+            await self._session.close()
+
+    async def post(self, upstream: Upstream, payload: bytes, ident: str) -> aiohttp.ClientResponse:
+        """Send a chat request; return the response as soon as its head is here, whatever its status.
+
+        Raises ApiError: 503 without a key, 502 when unreachable, 504 when too slow.
+        """
+        if upstream.lacks_key:
+            raise not_configured(upstream)
+        url, headers, timeout = self._target(upstream)
+        try:
+            return await self._open_session().post(
+                url, data=payload, headers={**headers, "x-request-id": ident}, timeout=timeout, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise failure(upstream, error) from error
+
+    async def check(self, upstream: Upstream) -> None:
+        """Raise unless the Claude proxy is alive (its /health/live), or NotConfigured if a key is missing."""
+        if upstream.lacks_key:
+            msg = f"{upstream.api_key_env} is not set"
+            raise NotConfigured(msg)
+        if upstream.kind == "claude-proxy":
+            url = URL(upstream.base_url).with_path("/health/live")
+            async with self._open_session().get(url) as response:
+                response.raise_for_status()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        assert self._session, "start() comes first"
+        return self._session
+
+    def _target(self, upstream: Upstream) -> tuple[URL, dict[str, str], aiohttp.ClientTimeout]:
+        target = self._targets.get(upstream.name)
+        if target is None:
+            headers = {"content-type": "application/json"}
+            if upstream.api_key:
+                headers["authorization"] = f"Bearer {upstream.api_key.reveal()}"
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=upstream.timeout)
+            target = URL(f"{upstream.base_url}/chat/completions"), headers, timeout
+            self._targets[upstream.name] = target
+        return target
+
+
+def not_configured(upstream: Upstream) -> ApiError:
+    """Return the error of an upstream whose key is missing."""
+    message = f'The upstream "{upstream.name}" has no key; give it one in {upstream.api_key_env}_FILE.'
+    return _error(503, message, upstream, "upstream_not_configured")
+
+
+def failure(upstream: Upstream, error: Exception) -> ApiError:
+    """Return what a client is told of a connection that failed; the log tells more."""
+    log.warning("upstream %s: %s", upstream.name, str(error) or type(error).__name__)
+    name = f'The upstream "{upstream.name}"'
+    if isinstance(error, TimeoutError):
+        return _error(504, f"{name} did not answer in time.", upstream, "upstream_timeout")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
+    return _error(502, f"{name} broke off its answer.", upstream, "upstream_failed")
+
+
+def refusal(upstream: Upstream, status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
+    """Return an upstream's own error answer in OpenAI's shape, with its status and Retry-After."""
+    name = f'The upstream "{upstream.name}"'
+    if status < 400:
+        return _error(502, f"{name} answered with status {status}.", upstream, "upstream_failed")
+    if status in (401, 403):
+        # The upstream's text may quote the gateway's own key, which is none of the client's business.
+        message = f"{name} does not accept the gateway's key (status {status})."
+        return _error(status, message, upstream, "upstream_refused_key")
+    said = _said(body)
+    error = _error(status, said.get("message") or f"{name} answered with status {status}.", upstream, None)
+    error.type = said.get("type") or ("server_error" if status >= 500 else "invalid_request_error")
+    error.code = said.get("code")
+    error.param = said.get("param")
+    if "retry-after" in headers:
+        error.headers["retry-after"] = headers["retry-after"]
+    return error
+
+
+def _said(body: bytes) -> dict[str, str]:
+    """Return message, type, code and param of an error body, as far as it has them."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = body.decode("utf-8", "replace").strip()
+        return {} if text.startswith("<") else {"message": text[:EXCERPT]}
+    inner = document.get("error", document) if isinstance(document, dict) else document
+    if isinstance(inner, str):
+        return {"message": inner}
+    if not isinstance(inner, dict):
+        return {}
+    return {key: inner[key] for key in ("message", "type", "code", "param") if isinstance(inner.get(key), str)}
+
+
+def _error(status: int, message: str, upstream: Upstream, code: str | None) -> ApiError:
+    headers = {"x-llm-call-upstream": upstream.name}
+    return ApiError(status, message, type="server_error", code=code, headers=headers)

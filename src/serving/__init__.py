@@ -1,0 +1,1 @@
+"""What both services share: settings, keys, errors, logs, health, the server and its hot reload."""

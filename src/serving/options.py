@@ -1,0 +1,59 @@
+"""The command line and the environment of a service, as one value."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.logs import LEVELS
+from serving.settings import Env
+
+DRAIN_SECONDS = 600.0
+"""How long running requests may take to finish at the end: ten minutes, the longest answer of a large model."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one service is served. `app` names a factory `create(health) -> ASGI app` as `module:function`."""
+
+    app: str
+    service: str
+    host: str
+    port: int
+    reload: bool
+    debugger: int | None
+    log_level: str
+    drain_seconds: float
+
+
+def read(
+    app: str, service: str, env_prefix: str, default_port: int, argv: Sequence[str] | None, env: Env | None = None
+) -> Options:
+    """Parse `argv` (default: the process's own) over `<env_prefix>_HOST`, `_PORT`, LOG_LEVEL and DRAIN_SECONDS.
+
+    Raises SettingsError; a wrong command line ends the process with 2, as argparse does.
+    """
+    env = env or Env()
+    host = env.text(f"{env_prefix}_HOST", "127.0.0.1")
+    port = env.integer(f"{env_prefix}_PORT", default_port, minimum=0, maximum=65535)
+    level = env.text("LOG_LEVEL", "info").lower()
+    if level not in LEVELS:
+        env.fault("LOG_LEVEL", f'"{level}" is none of {", ".join(LEVELS)}')
+    drain = env.seconds("DRAIN_SECONDS", DRAIN_SECONDS)
+    parser = argparse.ArgumentParser(prog=f"python -m {app.partition(':')[0].removesuffix('.app')}")
+    parser.add_argument("--host", default=host, help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=port, help="port to listen on, 0 for any (default: %(default)s)")
+    parser.add_argument("--reload", action="store_true", help="serve changed source files without a restart")
+    parser.add_argument("--debugger", type=_port, metavar="PORT", help="let a debugger attach at PORT (DAP)")
+    given = parser.parse_args(argv)
+    env.finish()
+    return Options(app, service, given.host, given.port, given.reload, given.debugger, level, drain)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        msg = "a port is a number from 0 to 65535"
+        raise argparse.ArgumentTypeError(msg)
+    return port

@@ -1,0 +1,91 @@
+"""`invoke prod`: production images, and nothing published but the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.phases import paths
+from tests.support.stack import Checkout, checkout
+
+SERVICES = ("llm-call-api", "claude-proxy", "redis")
+
+
+@pytest.fixture(scope="module")
+def prod(copy: Checkout) -> Iterator[Checkout]:
+    copy.invoke("prod")
+    yield copy
+
+
+def test_health(prod: Checkout) -> None:
+    paths.healthy(prod)
+
+
+def test_a_request_reaches_the_cli_and_comes_back(prod: Checkout) -> None:
+    paths.through_the_cli(prod)
+
+
+def test_a_stream_reaches_the_cli_and_comes_back(prod: Checkout) -> None:
+    paths.streamed_through_the_cli(prod)
+
+
+def test_the_cache_is_redis(prod: Checkout) -> None:
+    paths.cached_in_redis(prod)
+
+
+def test_no_key_no_answer(prod: Checkout) -> None:
+    paths.turned_away_without_a_key(prod)
+
+
+def test_only_the_api_is_published(prod: Checkout) -> None:
+    ports = {each["service"]: each["ports"] for each in prod.json("status")["services"]}
+    assert [service for service, published in ports.items() if published] == ["llm-call-api"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_run_hardened(prod: Checkout, service: str) -> None:
+    (found,) = json.loads(prod.docker("inspect", prod.container(service)))
+    host = found["HostConfig"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert host["Init"] is True
+    assert min(host["PidsLimit"], host["Memory"], host["NanoCpus"]) > 0
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "3", "max-size": "10m"}}
+    assert not found["Config"]["User"].startswith(("0", "root"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_secret_is_in_the_environment(prod: Checkout, service: str) -> None:
+    told = prod.docker("inspect", prod.container(service)) + prod.invoke("logs", "--service", service).stdout
+    values = [path.read_text().strip() for path in (prod.root / "secrets").iterdir()]
+    assert [value for value in values if value and value in told] == []
+
+
+def test_data_survives_down_and_up(prod: Checkout) -> None:
+    redis = ("exec", prod.container("redis"), "redis-cli")
+    assert prod.docker(*redis, "set", "kept", "yes").strip() == "OK"
+    prod.invoke("down")
+    prod.invoke("prod")
+    assert prod.docker("exec", prod.container("redis"), "redis-cli", "get", "kept").strip() == "yes"
+
+
+def test_two_checkouts_side_by_side(prod: Checkout, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with checkout(tmp_path_factory.mktemp("second")) as other:
+        other.invoke("prod")
+        assert other.json("status")["project"] != prod.json("status")["project"]
+        assert other.ask("GET", "/health")[0] == 200
+        other.invoke("down")
+    paths.healthy(prod)
+
+
+def test_a_service_that_cannot_start_is_named_and_taken_down(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with checkout(tmp_path_factory.mktemp("broken")) as broken:
+        models = broken.root / "config/models.toml"
+        models.write_text(models.read_text() + '\n[model."x"]\nupstream = "nowhere"\n')
+        refused = broken.invoke("prod", status=10)
+        assert "llm-call-api" in refused.stderr
+        assert "nowhere" in refused.stderr
+        assert broken.json("status")["services"] == []

@@ -1,0 +1,71 @@
+"""Built images, started as production starts them: read-only, without capabilities, as their own user."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import docker
+from shipyard.sizes import Stream
+from tests.support.service import wait_until
+
+HARDENED = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=64m"},
+    "pids_limit": 256,
+    "mem_limit": "1g",
+    "init": True,
+}
+
+
+@contextmanager
+def running(client: docker.DockerClient, image: str, **options: Any) -> Iterator[Any]:
+    """A hardened container; removed afterwards together with its anonymous volumes."""
+    container = client.containers.run(image, detach=True, **{**HARDENED, **options})
+    try:
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def await_health(container: Any, seconds: float = 40) -> None:
+    """Wait until the image's own HEALTHCHECK passes; the failure shows what the container said."""
+
+    def healthy() -> bool:
+        container.reload()
+        assert container.status in ("created", "running"), f"{container.status}: {container.logs().decode()}"
+        return bool(container.attrs["State"]["Health"]["Status"] == "healthy")
+
+    try:
+        wait_until(healthy, f"health of {container.image.tags}", seconds)
+    except AssertionError as late:
+        raise AssertionError(f"{late}\n{container.logs().decode()}\n{container.attrs['State']['Health']}") from late
+
+
+def members(client: docker.DockerClient, image: str, platform: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Every member of an image's root file system with the first bytes of its content; the image need not be runnable."""
+    container = client.api.create_container(image, command=["none"], platform=platform)
+    try:
+        stream = Stream(client.api.export(container["Id"]))
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
+            for member in archive:
+                handle = archive.extractfile(member) if member.isfile() else None
+                yield member, handle.read(64) if handle else b""
+    finally:
+        client.api.remove_container(container["Id"], force=True)
+
+
+def api_keys(folder: Path) -> tuple[str, dict[str, Any]]:
+    """A generated client key and the options that give its digest to a service as a file."""
+    key = f"llmc-{secrets.token_hex(16)}"
+    path = folder / "api_keys"
+    path.write_text(f"test:{hashlib.sha256(key.encode()).hexdigest()}\n")
+    path.chmod(0o444)
+    return key, {"volumes": {str(path): {"bind": "/run/secrets/keys", "mode": "ro"}}}

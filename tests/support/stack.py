@@ -1,0 +1,142 @@
+"""Checkouts with stacks of their own: what a user does with ./scripts/invoke, done by tests in a copy of the tree."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import shipyard
+
+ROOT = Path(__file__).resolve().parents[2]
+DOUBLES = "tests/support/doubles.yaml"
+#: What a copy of the tree leaves out: state of this checkout, and what every run makes again.
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv*", ".env", ".shipyard", "secrets", "dist", ".nox", "__pycache__", ".*_cache"
+)
+_PORTS = ("LLM_CALL_API_PORT", "LLM_CALL_DEBUGGER_PORT", "CLAUDE_PROXY_PORT", "REDIS_PORT")
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports on 127.0.0.1 that were free a moment ago."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """The working tree as a new clone would have it, uncommitted changes included."""
+    shutil.copytree(source, target, ignore=_LEFT_OUT, symlinks=True)
+
+
+class Checkout:
+    """A copy of the working tree with its own ports, secrets and Compose project."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        lines = {
+            **{name: str(port) for name, port in self.ports.items()},
+            "ANTHROPIC_BASE_URL": "http://messages-api:9100",
+            "UPSTREAM_OPENAI_BASE_URL": "http://openai-upstream:9200/v1",
+        }
+        (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        (root / "secrets").mkdir()
+        for name in ("anthropic_api_key", "openai_api_key"):
+            (root / "secrets" / name).write_text(f"sk-test-{secrets.token_hex(16)}\n")
+            (root / "secrets" / name).chmod(0o444)
+
+    def environment(self) -> dict[str, str]:
+        """Without what pytest or nox put there for themselves; with the doubles as two more services."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "PYTEST_"))}
+        return {**kept, "SHIPYARD_COMPOSE_EXTRA": str(self.root / DOUBLES)}
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """`invoke` as a process of its own group, as a terminal would start it."""
+        argv = [sys.executable, "-m", "invoke", "--search-root", str(self.root), *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        return subprocess.Popen(argv, cwd=self.root, env=self.environment(), process_group=0, **pipes)
+
+    def invoke(self, *words: str, status: int = 0, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+        """Run a verb to its end and hold it to its exit status."""
+        process = self.start(*words)
+        stdout, stderr = process.communicate(timeout=seconds)
+        assert process.returncode == status, f"invoke {' '.join(words)}: {process.returncode}\n{stdout}\n{stderr}"
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def json(self, *words: str) -> Any:
+        """The one document that a `--json` verb prints."""
+        return json.loads(self.invoke(*words, "--json").stdout)
+
+    @property
+    def key(self) -> str:
+        """What a client presents."""
+        return (self.root / "secrets/client_key").read_text().strip()
+
+    def docker(self, *words: str) -> str:
+        """A docker client's stdout."""
+        engine = shipyard.engine.find()
+        done = subprocess.run(
+            [engine.docker, *words], check=False, env=engine.environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def container(self, service: str) -> str:
+        """The id of a service's container in this checkout's project."""
+        project = f"label=com.docker.compose.project={shipyard.dotenv.project_name(self.root)}"
+        labels = ("--filter", project, "--filter", f"label=com.docker.compose.service={service}")
+        found = self.docker("ps", "--quiet", *labels).split()
+        assert len(found) == 1, f"{len(found)} containers of {service}"
+        return found[0]
+
+    def started(self, service: str) -> str:
+        """Since when a service's container runs."""
+        return self.docker("inspect", "--format", "{{.State.StartedAt}}", self.container(service)).strip()
+
+    @contextmanager
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> Iterator[http.client.HTTPResponse]:
+        """One request to the API's published port, with the client's key unless another is given."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["LLM_CALL_API_PORT"], timeout=60)
+        given = {"authorization": f"Bearer {self.key}", "content-type": "application/json", **headers}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), given)
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON document and headers of an answer."""
+        with self.request(method, path, body, **headers) as response:
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, json.loads(response.read()), found
+
+
+@contextmanager
+def checkout(folder: Path) -> Iterator[Checkout]:
+    """A copy below ``folder`` whose stack and volumes are gone afterwards, whatever happened."""
+    root = folder / "checkout"
+    copy_tree(ROOT, root)
+    copy = Checkout(root)
+    try:
+        yield copy
+    finally:
+        copy.invoke("down", "--volumes")
+
+
+def served(port: int) -> bool:
+    """Whether something accepts connections at a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

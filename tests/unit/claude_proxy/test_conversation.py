@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from claude_proxy.conversation import Turn, translate
+from serving.errors import ApiError
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def body(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"model": "opus", "messages": list(messages) or [user("hi")], **fields}
+
+
+def fault(request: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        translate(request)
+    return caught.value
+
+
+def test_system_history_and_prompt_come_apart() -> None:
+    ask = translate(
+        body(
+            {"role": "system", "content": "one"},
+            user("first"),
+            {"role": "assistant", "content": "answer"},
+            {"role": "developer", "content": [block("two")]},
+            user([block("second")]),
+        )
+    )
+    assert ask.system == "one\n\ntwo"
+    assert ask.history == [Turn("user", [block("first")]), Turn("assistant", [block("answer")])]
+    assert ask.prompt == [block("second")]
+
+
+def test_neighbours_of_the_same_role_become_one_turn_and_empty_ones_vanish() -> None:
+    ask = translate(body(user("a"), {"role": "assistant", "content": ""}, user("b"), user("c")))
+    assert ask.history == []
+    assert ask.prompt == [block("a"), block("b"), block("c")]
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [("max/opus", "opus"), ("sonnet", "sonnet"), ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5-20250929")],
+)
+def test_models(given: str, resolved: str) -> None:
+    assert translate(body(model=given)).model == resolved
+
+
+@pytest.mark.parametrize("name", ["gpt-4", "--help", "max/", "opus --help", "claude-x\n", "claude-../x"])
+def test_other_models_are_404(name: str) -> None:
+    error = fault(body(model=name))
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+
+
+def test_the_nearest_model_is_named() -> None:
+    assert 'perhaps you meant "haiku"' in fault(body(model="max/hiaku")).message
+
+
+def test_options() -> None:
+    ask = translate(body(stream=True, stream_options={"include_usage": True}, max_tokens=5, max_completion_tokens=7))
+    assert (ask.stream, ask.include_usage, ask.max_tokens) == (True, True, 7)
+    assert translate(body(stream=None, max_tokens=None)).max_tokens is None
+
+
+def test_what_the_cli_has_no_option_for_is_named() -> None:
+    assert translate(body(temperature=0, top_p=1, user="someone", seed=None)).ignored == ("temperature", "top_p")
+
+
+def test_an_image_becomes_a_block() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    assert translate(body(user([part]))).prompt == [{"type": "image", "source": source}]
+
+
+@pytest.mark.parametrize(
+    ("request_body", "param"),
+    [
+        ([], None),
+        ({"model": "opus"}, "messages"),
+        ({"model": "opus", "messages": []}, "messages"),
+        ({"messages": [user("x")]}, "model"),
+        (body(user("x"), {"role": "assistant", "content": "y"}), "messages"),
+        (body({"role": "assistant", "content": "y"}, user("x")), "messages"),
+        (body({"role": "system", "content": "y"}), "messages"),
+        (body(user("  ")), "messages"),
+        (body({"role": "tool", "content": "x"}), "messages[0].role"),
+        (body("x"), "messages[0].role"),  # type: ignore[arg-type]  # a client may send anything
+        (body(user(7)), "messages[0].content"),
+        (body(user([7])), "messages[0].content[0]"),
+        (
+            body(user([{"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}])),
+            "messages[0].content[0]",
+        ),
+        (body({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls"),
+        (body(tools=[{"type": "function"}]), "tools"),
+        (body(stop=["x"]), "stop"),
+        (body(n=2), "n"),
+        (body(logprobs=True), "logprobs"),
+        (body(response_format={"type": "json_object"}), "response_format"),
+        (body(max_tokens=0), "max_tokens"),
+        (body(max_tokens=True), "max_tokens"),
+        (body(stream="yes"), "stream"),
+        (body(stream_options=7), "stream_options"),
+    ],
+)
+def test_a_refusal_names_the_field(request_body: Any, param: str | None) -> None:
+    error = fault(request_body)
+    assert (error.status, error.param) == (400, param)
+
+
+def test_empty_values_of_what_is_unsupported_are_no_fault() -> None:
+    translate(body(tools=[], stop=None, n=1, logprobs=False, response_format={"type": "text"}))

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from claude_proxy.events import Activity, Began, Event, Finished, Reader, Text, Usage
+from serving.errors import ApiError
+
+START = {"type": "message_start", "message": {"model": "claude-x-1", "usage": {"input_tokens": 7, "output_tokens": 1}}}
+STOP = {"type": "message_stop"}
+
+
+def piece(text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}
+
+
+def ending(reason: str) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 5}}
+
+
+def stream(event: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"type": "stream_event", "event": event, **fields}
+
+
+def result(text: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "result", "subtype": "success", "is_error": False, "result": text, **fields}
+
+
+def read(*documents: Any) -> list[Event]:
+    reader = Reader("opus")
+    events = [reader.feed(json.dumps(document).encode()) for document in documents]
+    return [event for event in events if event is not None]
+
+
+def failure(*documents: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read(*documents)
+    return caught.value
+
+
+def test_an_answer_in_pieces() -> None:
+    usage = {"input_tokens": 7, "cache_read_input_tokens": 3, "output_tokens": 5}
+    events = read(
+        {"type": "system", "subtype": "init"},
+        stream(START),
+        stream(piece("one ")),
+        stream(piece("two")),
+        stream(ending("end_turn")),
+        stream(STOP),
+        result("two", usage=usage),
+    )
+    assert events[:3] == [Began("claude-x-1"), Text("one "), Text("two")]
+    # The result of the CLI is the last block of text only.
+    assert events[-1] == Finished("one two", "stop", Usage(fresh=7, cache_read=3, output=5), "claude-x-1")
+
+
+def test_thinking_is_activity_but_no_text() -> None:
+    thinking = {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}
+    assert read(stream(START), stream(thinking)) == [Began("claude-x-1"), Activity()]
+
+
+@pytest.mark.parametrize(("reason", "told"), [("max_tokens", "length"), ("refusal", "content_filter")])
+def test_what_the_cli_would_go_on_from_ends_the_answer(reason: str, told: str) -> None:
+    last = read(stream(START), stream(piece("half")), stream(ending(reason)))[-1]
+    assert last == Finished("half", told, Usage(fresh=7, output=5), "claude-x-1")
+
+
+def test_an_answer_that_broke_off_is_not_taken_for_the_whole() -> None:
+    events = read(stream(START), stream(piece("ha")), stream(STOP, abandoned_blocks={}), result("half and half"))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].text == "half and half"
+
+
+def test_a_second_attempt_says_that_it_is_one() -> None:
+    events = read(stream(START), stream(piece("ha")), stream(STOP), stream(START), stream(piece("whole")))
+    assert [event for event in events if isinstance(event, Began)] == [
+        Began("claude-x-1"),
+        Began("claude-x-1", restarted=True),
+    ]
+
+
+def test_what_is_no_answer_is_passed_over() -> None:
+    reader = Reader("opus")
+    for line in (b"a warning", b"[]", b"7", b'"text"', b"{}", b'{"type":"future"}', b""):
+        assert reader.feed(line) is None
+    sub = stream(piece("of another"), parent_tool_use_id="toolu_1")
+    assert read(sub) == []
+
+
+def retry(status: int | None, delay: float = 600) -> dict[str, Any]:
+    return {"type": "system", "subtype": "api_retry", "error_status": status, "retry_delay_ms": delay}
+
+
+def test_a_rate_limit_fails_at_once_and_says_how_long() -> None:
+    error = failure(retry(429, 8021))
+    assert (error.status, error.code, error.headers) == (429, "claude_rate_limited", {"retry-after": "9"})
+
+
+def test_a_refused_credential_fails_at_once_and_the_rest_is_left_to_the_cli() -> None:
+    assert failure(retry(401)).code == "claude_not_authenticated"
+    assert read(retry(500), retry(None)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told", "code"),
+    [
+        ("authentication_failed", None, 503, "claude_not_authenticated"),
+        ("", 403, 503, "claude_not_authenticated"),
+        ("rate_limit", 429, 429, "claude_rate_limited"),
+        ("", 404, 404, "model_not_found"),
+        ("invalid_request", 400, 400, "claude_invalid_request"),
+        ("billing_error", None, 503, "claude_billing_error"),
+        ("server_error", 529, 503, "claude_overloaded"),
+        ("server_error", 500, 502, "claude_upstream_error"),
+        ("unknown", None, 502, "claude_upstream_error"),
+    ],
+)
+def test_a_failed_result_has_a_status_of_its_own(kind: str, status: int | None, told: int, code: str) -> None:
+    assistant = {"type": "assistant", "error": kind, "message": {}}
+    error = failure(assistant, result("words", is_error=True, api_error_status=status))
+    assert (error.status, error.code) == (told, code)
+
+
+def test_an_error_by_subtype_is_an_error_too() -> None:
+    assert failure({"type": "result", "subtype": "error_during_execution"}).status == 502
+
+
+def test_the_clis_words_are_passed_on_only_where_the_client_can_mend_it() -> None:
+    prompt = result("API Error: 400 prompt is too long", is_error=True, api_error_status=400)
+    assert "prompt is too long" in failure(prompt).message
+    server = result("check your gateway (10.0.0.7:80)", is_error=True, api_error_status=500)
+    assert "10.0.0.7" not in failure(server).message

@@ -1,0 +1,88 @@
+"""The .env of a checkout: two lines are the toolkit's, everything else is the user's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shipyard import dotenv
+from shipyard.models import Project
+
+HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
+
+
+def ours(project: Project) -> str:
+    return f"COMPOSE_PROJECT_NAME={dotenv.project_name(project.root)}\nLLM_CALL_VERSION=1.2.3\n"
+
+
+def test_each_checkout_has_a_name_of_its_own(tmp_path: Path) -> None:
+    one, other = dotenv.project_name(tmp_path / "one"), dotenv.project_name(tmp_path / "other")
+    assert re.fullmatch("llm-call-[0-9a-f]{6}", one)
+    assert one != other
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    assert dotenv.project_name(tmp_path / "link") == one
+
+
+def test_a_new_file(project: Project) -> None:
+    found = dotenv.write(project)
+    assert (project.root / ".env").read_text() == HEADER + ours(project)
+    assert found == {"COMPOSE_PROJECT_NAME": dotenv.project_name(project.root), "LLM_CALL_VERSION": "1.2.3"}
+
+
+def test_a_file_that_is_right_is_not_touched(project: Project) -> None:
+    path = project.root / ".env"
+    text = ours(project) + "REDIS_PORT=7000 # mine"  # no newline at its end: still the user's text
+    path.write_text(text)
+    before = path.stat()
+    assert dotenv.write(project)["LLM_CALL_VERSION"] == "1.2.3"
+    assert path.read_text() == text
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_the_users_lines_stay_when_ours_change(project: Project) -> None:
+    path = project.root / ".env"
+    path.write_text(
+        HEADER + "COMPOSE_PROJECT_NAME=copied-from-elsewhere\nLLM_CALL_VERSION=0.9.0\n\n# my ports\n"
+        "REDIS_PORT='7000'\nEMPTY=\nexport ODD = x=y\n"
+    )
+    assert dotenv.write(project) == {
+        "COMPOSE_PROJECT_NAME": dotenv.project_name(project.root),
+        "LLM_CALL_VERSION": "1.2.3",
+        "REDIS_PORT": "7000",
+        "EMPTY": "",
+        "export ODD": "x=y",
+    }
+    assert path.read_text() == HEADER + ours(project) + "\n# my ports\nREDIS_PORT='7000'\nEMPTY=\nexport ODD = x=y\n"
+
+
+def test_only_what_is_wrong_is_replaced(project: Project) -> None:
+    path = project.root / ".env"
+    path.write_text(f"COMPOSE_PROJECT_NAME={dotenv.project_name(project.root)}\nREDIS_PORT=7000\n")
+    dotenv.write(project)
+    assert sorted(path.read_text().splitlines()) == sorted([*ours(project).splitlines(), "REDIS_PORT=7000"])
+
+
+def test_no_line_of_the_user_is_lost_or_reordered(project: Project) -> None:
+    path = project.root / ".env"
+    lines = ["REDIS_PORT=7000", "# ----", "CLAUDE_PROXY_PORT=7001", "# ----", "OTHER=1"]
+    path.write_text("\n".join(lines) + "\n")
+    dotenv.write(project)
+    assert [line for line in path.read_text().splitlines() if line in lines] == lines
+
+
+def test_a_private_file_stays_private(project: Project) -> None:
+    path = project.root / ".env"
+    path.write_text("TOKEN=secret\n")
+    path.chmod(0o600)
+    dotenv.write(project)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_parse() -> None:
+    assert dotenv.parse("# A=1\n\nB = 2 \n  # C=3\nD=\"4\"\nE='5'\nnothing\nF=a=b\n") == {
+        "B": "2",
+        "D": "4",
+        "E": "5",
+        "F": "a=b",
+    }

@@ -1,0 +1,113 @@
+"""Secrets: made once, never changed, as files whose modes let in exactly those who need them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from shipyard import secrets
+from shipyard.models import Project
+from shipyard.secrets import Made
+
+EVERY = ("api_keys", "client_key", "claude_proxy_keys", "claude_proxy_key", "anthropic_api_key", "openai_api_key")
+SHARED = tuple(name for name in EVERY if name != "client_key")
+
+
+@pytest.fixture(autouse=True)
+def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Who was given each file: a test need not be root, nor may it give files away if it is."""
+    given: dict[str, tuple[int, int]] = {}
+
+    def chown(path: Path, user: int, group: int) -> None:
+        given[Path(path).name] = (user, group)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", chown)
+    return given
+
+
+def modes(folder: Path) -> dict[str, str]:
+    return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in folder.iterdir()}
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_everything_is_made_at_first(project: Project) -> None:
+    made = secrets.init(project)
+    folder = project.root / "secrets"
+    key = (folder / "client_key").read_text()
+    assert made == Made(EVERY, key.strip())
+    assert secrets.folder(project) == folder
+    assert sorted(path.name for path in folder.iterdir()) == sorted(EVERY)
+    assert [(folder / name).read_text() for name in ("anthropic_api_key", "openai_api_key")] == ["", ""]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_keys_are_long_random_and_kept_as_digests_of_themselves(project: Project) -> None:
+    secrets.init(project)
+    folder = project.root / "secrets"
+    pairs = {"client_key": ("api_keys", "client"), "claude_proxy_key": ("claude_proxy_keys", "llm-call-api")}
+    keys = {plain: (folder / plain).read_text() for plain in pairs}
+    for plain, (hashed, owner) in pairs.items():
+        key = keys[plain].removesuffix("\n")
+        assert key.startswith("llmc-") and len(key) == 48
+        assert (folder / hashed).read_text() == f"{owner}:{hashlib.sha256(key.encode()).hexdigest()}\n"
+    assert len(set(keys.values())) == 2
+
+
+def test_a_second_time_changes_nothing(project: Project) -> None:
+    secrets.init(project)
+    folder = project.root / "secrets"
+    before = contents(folder)
+    assert secrets.init(project) == Made((), None)
+    assert contents(folder) == before
+
+
+def test_what_the_user_filled_in_stays(project: Project) -> None:
+    secrets.init(project)
+    path = project.root / "secrets/openai_api_key"
+    path.chmod(0o600)
+    path.write_text("sk-of-the-user\n")
+    secrets.init(project)
+    assert path.read_text() == "sk-of-the-user\n"
+
+
+@pytest.mark.parametrize("lost", ["client_key", "api_keys"])
+def test_half_a_pair_is_made_anew_as_a_whole(project: Project, lost: str) -> None:
+    earlier = secrets.init(project).client_key
+    folder = project.root / "secrets"
+    other = (folder / "claude_proxy_key").read_text()
+    (folder / lost).unlink()
+    made = secrets.init(project)
+    assert made.created == ("api_keys", "client_key")
+    assert made.client_key and made.client_key != earlier
+    assert (folder / "client_key").read_text() == made.client_key + "\n"
+    assert (folder / "api_keys").read_text() == f"client:{hashlib.sha256(made.client_key.encode()).hexdigest()}\n"
+    assert (folder / "claude_proxy_key").read_text() == other
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=["umask 022", "umask 077"])
+def test_root_gives_services_their_files_by_group(
+    project: Project, owners: dict[str, tuple[int, int]], umask: int
+) -> None:
+    earlier = os.umask(umask)
+    try:
+        secrets.init(project)
+    finally:
+        os.umask(earlier)
+    assert modes(project.root / "secrets") == {"client_key": "400", **dict.fromkeys(SHARED, "440")}
+    assert owners == dict.fromkeys(SHARED, (0, 10001))
+
+
+def test_others_can_only_open_them_to_all(
+    project: Project, owners: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    secrets.init(project)
+    assert modes(project.root / "secrets") == {"client_key": "400", **dict.fromkeys(SHARED, "444")}
+    assert owners == {}
