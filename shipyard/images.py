@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -11,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipyard import bases, console, inputs, plans, sizes
+from shipyard import bases, console, failures, host, inputs, plans, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api
-from shipyard.errors import BuildFailed, CommandFailed, DiskFull, EngineFailed, OverBudget
+from shipyard.errors import EngineFailed, OverBudget
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
 from shipyard.progress import Progress
-from shipyard.run import run, watch
-
-#: Where CA bundles lie, in the order in which OpenSSL's users look: variables first, then Debian's place.
-_BUNDLES = ("SHIPYARD_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_DEBIAN_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+from shipyard.run import watch
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,8 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
     if stale:
         todo = [job for job in jobs if job.key in stale]
         console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in todo))
-        before = {job.key: digest(engine, job.reference) for job in todo}
         seconds = _bake(project, engine, todo, base, request)
-        _within_budget(engine, todo, before)
+        _adopt(engine, todo)
     results = [_result(engine, job, stale.get(job.key, ""), seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
     return results
@@ -130,7 +124,7 @@ def _changes(labels: dict[str, str], job: Job) -> list[str]:
 
 
 def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request) -> dict[str, float]:
-    revision, epoch = _revision(project.root)
+    revision, epoch = host.revision(project.root)
     document = bake.document(
         project,
         jobs,
@@ -138,7 +132,7 @@ def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, requ
         revision=revision,
         epoch=epoch,
         no_cache=request.no_cache,
-        secrets={"ca": bundle} if (bundle := ca_bundle()) else {},
+        secrets={"ca": bundle} if (bundle := host.ca_bundle()) else {},
     )
     with (
         tempfile.TemporaryDirectory(prefix="shipyard-bake-") as scratch,
@@ -148,92 +142,52 @@ def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, requ
         environment = bake.environment(engine.environment())
         status = watch(argv, progress.line, env=environment, cwd=project.root, text=document)
     if status:
-        raise _failure(engine, progress, jobs)
+        raise failures.explain(engine, progress, jobs)
     return progress.finished
 
 
-def _failure(engine: Engine, progress: Progress, jobs: Iterable[Job]) -> Exception:
-    """The error for a failed request: its image, its Dockerfile line, its last output."""
-    text = "\n".join(line for line in progress.other if line.strip())
-    broken = progress.failed()
-    said = " ".join((text, broken.error if broken else "", *(broken.log if broken else ())))
-    if "no space left on device" in said.lower():
-        return DiskFull(
-            f"no space left for the build. {_disk(engine)}\n"
-            "Free some (`docker system df` shows what the engine holds, `docker builder prune` empties its cache) and build again."
-        )
-    if api.version(engine.host) is None or any(
-        sign in said for sign in ("error reading from server", "transport is closing")
-    ):
-        return EngineFailed(
-            f"the Docker engine at {engine.host} went away during the build; images built before are untouched. "
-            "Start it (`invoke engine.up`) and build again."
-        )
-    owner = next((job for job in jobs if broken and job.key == broken.target), None)
-    title = f"{owner.reference} ({owner.image.dockerfile}, target {owner.target})" if owner else "the build request"
-    output = "\n".join(f"    {line}" for line in (broken.log if broken else ()))
-    parts = [f"{title} failed" + (f" at: {broken.text}" if broken else ""), output, text[-3000:]]
-    return BuildFailed("\n".join(part for part in parts if part))
+def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Give candidates their references, or none of them when one is over budget: what was there before then stays."""
+    import docker
 
-
-def _disk(engine: Engine) -> str:
-    import shutil
-
-    root = (api.get(engine.host, "/info") or {}).get("DockerRootDir", "/") if api.version(engine.host) else "/"
-    while not Path(root).exists():
-        root = str(Path(root).parent)
-    usage = shutil.disk_usage(root)
-    return f"{root} has {console.megabytes(usage.free)} free of {console.megabytes(usage.total)}."
-
-
-def _revision(root: Path) -> tuple[str, int]:
-    """Commit and its time in seconds since 1970 (SOURCE_DATE_EPOCH); "unknown" and a fixed time outside a git checkout."""
-    from shipyard.commands.debian import EPOCH
-
+    problems = [problem for job in jobs if (problem := _over_budget(engine, job))]
+    client = docker.DockerClient(base_url=engine.host)
     try:
-        commit, epoch = run(["git", "log", "-1", "--format=%H %ct"], cwd=root, timeout=30).stdout.split()
-        dirty = run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, timeout=30).stdout.strip()
-    except (CommandFailed, ValueError):
-        return "unknown", EPOCH
-    return commit + ("-dirty" if dirty else ""), int(os.environ.get("SOURCE_DATE_EPOCH") or epoch)
-
-
-def ca_bundle() -> Path | None:
-    """The host's CA certificates: behind a proxy that intercepts TLS, build steps need them as a secret; no image holds them."""
-    named = [Path(value) for name in _BUNDLES if (value := os.environ.get(name))]
-    return next((path for path in (*named, _DEBIAN_BUNDLE) if path.is_file()), None)
-
-
-def _within_budget(engine: Engine, jobs: Sequence[Job], before: dict[str, str]) -> None:
-    problems = []
-    for job in jobs:
-        limit = job.image.budget.get(job.target)
-        if limit is None:
-            continue
-        platform = native(engine) if native(engine) in job.platforms else job.platforms[0]
-        inventory = sizes.measure(engine, job.reference, digest(engine, job.reference), platform)
-        if inventory.total > limit:
-            _take_back(engine, job, before[job.key])
-            problems.append(
-                f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
-                f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
-            )
+        for job in jobs:
+            if not problems:
+                client.api.tag(job.candidate, *job.reference.rsplit(":", 1))
+            client.api.remove_image(job.candidate, noprune=True)
+    except docker.errors.APIError as failed:
+        msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"
+        raise EngineFailed(msg) from failed
+    finally:
+        client.close()
     if problems:
         raise OverBudget("\n".join(problems))
 
 
-def _take_back(engine: Engine, job: Job, earlier: str) -> None:
-    """Give the reference back to the image that had it before, so that one over budget is never used."""
-    run(
-        [engine.docker, "tag", earlier, job.reference] if earlier else [engine.docker, "image", "rm", job.reference],
-        env=engine.environment(),
+def _over_budget(engine: Engine, job: Job) -> str:
+    limit = job.image.budget.get(job.target)
+    if limit is None:
+        return ""
+    inventory = sizes.measure(engine, job.candidate, digest(engine, job.candidate), _one_platform(engine, job))
+    if inventory.total <= limit:
+        return ""
+    return (
+        f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
+        f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
     )
+
+
+def _one_platform(engine: Engine, job: Job) -> str:
+    """The platform whose size stands for the image: the engine's own when it is among those built."""
+    own = native(engine)
+    return own if own in job.platforms else job.platforms[0]
 
 
 def _result(engine: Engine, job: Job, reason: str, seconds: float) -> BuildResult:
     found = digest(engine, job.reference)
-    platform = native(engine) if native(engine) in job.platforms else job.platforms[0]
-    size = sizes.known(found) or sizes.measure(engine, job.reference, found, platform).total
+    size = sizes.known(found) or sizes.measure(engine, job.reference, found, _one_platform(engine, job)).total
     return BuildResult(
         name=job.image.name,
         target=job.target,

@@ -90,6 +90,11 @@ class Job:
         """Name of this job in a bake request."""
         return f"{self.image.name}-{self.target}"
 
+    @property
+    def candidate(self) -> str:
+        """The reference that is built; it becomes ``reference`` once the image has passed its checks."""
+        return self.reference + "-candidate"
+
 
 @dataclass(frozen=True)
 class BuildResult:

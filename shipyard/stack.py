@@ -59,10 +59,12 @@ def up(project: Project, engine: Engine, overlay: str) -> None:
     compose = _client(project, engine, overlay)
     running = {each.service for each in services(project, engine)}
     _check_ports(compose, running)
-    console.step(f"starting the {overlay} stack ({dotenv.project_name(project.root)})")
-    replace(_state(project), json.dumps({"overlay": overlay}))
     try:
+        console.step(f"starting the {overlay} stack ({dotenv.project_name(project.root)})")
+        replace(_state(project), json.dumps({"overlay": overlay}))
         _call(lambda: compose.compose.up(detach=True, wait=True, wait_timeout=WAIT, remove_orphans=True, quiet=True))
+        for each in services(project, engine):
+            console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
     except BaseException as failed:
         if isinstance(failed, StackFailed):
             failed = StackFailed(f"{failed}\n{_last_words(compose)}")
@@ -70,14 +72,12 @@ def up(project: Project, engine: Engine, overlay: str) -> None:
             console.step("taking down what had started")
             compose.compose.down(quiet=True)
         raise failed from None
-    for each in services(project, engine):
-        console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
 
 
 def follow(project: Project, engine: Engine) -> None:
     """Stream logs until Ctrl-C, then stop the stack; volumes stay."""
-    console.step("following the logs; Ctrl-C stops the stack")
     try:
+        console.step("following the logs; Ctrl-C stops the stack")
         for line in logs(project, engine, follow=True):
             console.result(line)
     except KeyboardInterrupt:

@@ -55,7 +55,7 @@ def _target(
         "dockerfile": job.image.dockerfile,
         "target": job.target,
         "platforms": list(job.platforms),
-        "tags": [job.reference],
+        "tags": [job.candidate],
         "labels": labels(project, job, revision, epoch),
         "args": {"SOURCE_DATE_EPOCH": str(epoch)},
         "contexts": {project.base.image: f"docker-image://{base.reference}"},

@@ -55,9 +55,11 @@ def seed(yard: Home) -> None:
     outer, project = shipyard.engine.find(), shipyard.config.load(yard.checkout)
     base = shipyard.bases.ensure(outer, project.base)
     inner = docker(yard)
-    saved = subprocess.Popen([outer.docker, "save", base.reference], env=outer.environment(), stdout=subprocess.PIPE)
-    subprocess.run([*inner, "load"], stdin=saved.stdout, check=True, capture_output=True)
-    assert saved.wait() == 0
+    archive = yard.checkout / "base.tar"
+    argv = [outer.docker, "save", "--output", str(archive), base.reference]
+    subprocess.run(argv, env=outer.environment(), check=True, capture_output=True)
+    subprocess.run([*inner, "load", "--input", str(archive)], check=True, capture_output=True)
+    archive.unlink()
     entry = {"reference": base.reference, "digest": base.digest, "origin": base.origin}
     key = f"unix://{yard.root}/run/docker.sock debian:trixie-slim"
     (yard.root / "base.json").write_text(json.dumps({key: entry}))

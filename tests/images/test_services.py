@@ -95,7 +95,7 @@ def test_api_compiles_nothing_at_run_time(api: Any) -> None:
     container, _ = api
     code = (
         "import sys,os\nimport llm_call.api.app\n"
-        "print([m.__name__ for m in list(sys.modules.values()) if getattr(m,'__spec__',None) and (getattr(m,'__file__',None) or '').endswith('.py')"
+        "print([m.__name__ for m in list(sys.modules.values()) if getattr(m,'__spec__',None) and m.__spec__.origin!='frozen' and (getattr(m,'__file__',None) or '').endswith('.py')"
         " and not os.path.exists(m.__spec__.cached or '')])"
     )
     assert python(container, code) == "[]"

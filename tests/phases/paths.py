@@ -73,9 +73,9 @@ def keys_in_redis(copy: Checkout) -> int:
 
 def turned_away_without_a_key(copy: Checkout) -> None:
     status, body, _ = copy.ask("POST", "/v1/chat/completions", chat("max/opus", "hi"), authorization="Bearer wrong")
-    assert (status, body["error"]["type"]) == (401, "authentication_error")
+    assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
 
 def healthy(copy: Checkout) -> None:
     status, body, _ = copy.ask("GET", "/health")
-    assert (status, body["status"]) == (200, "ready"), body
+    assert (status, body["status"]) == (200, "ok"), body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -96,18 +97,30 @@ def test_a_taken_port_is_named_and_nothing_is_half_started(dev: Checkout) -> Non
 def test_ctrl_c_stops_everything(dev: Checkout) -> None:
     process = dev.start("dev")
     try:
-        wait_until(lambda: _ready(dev), "the stack in the foreground", 90)
-        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        said = [next(process.stderr)]
+        while "following the logs" not in said[-1]:
+            said.append(next(process.stderr))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0, stderr
+    assert process.returncode == 0, [*said, stderr]
     assert '"logger"' in stdout  # the services' logs were streamed
     assert dev.json("status")["services"] == []
 
 
-def _ready(dev: Checkout) -> bool:
+def test_ctrl_c_while_starting_takes_everything_down(dev: Checkout) -> None:
+    process = dev.start("dev")
     try:
-        return dev.ask("GET", "/health/ready")[0] == 200
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
+        assert process.stderr
+        said = [next(process.stderr)]
+        while "starting the dev stack" not in said[-1]:
+            said.append(next(process.stderr))
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, [*said, stderr]
+    assert stderr.splitlines()[-1] == "error: interrupted"
+    assert dev.json("status")["services"] == []

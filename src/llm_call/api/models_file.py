@@ -111,8 +111,9 @@ class Reader:
         if not name or "*" in name[:-1]:
             self._fault(place, "a * stands at the end of the name only, and a name is not empty")
         upstream = self._text(raw, place, "upstream")
-        upstream_name = self._text(raw, place, "name", required=False) or ("*" if wild else name)
-        if "*" in upstream_name and not wild:
+        given = self._text(raw, place, "name", required=False)
+        upstream_name = given or ("*" if wild else name)
+        if given and "*" in given and not wild:
             self._fault(f"{place}.name", "holds a *, but the model's own name does not")
         if upstream and upstream not in upstreams:
             self._fault(f"{place}.upstream", f'there is no upstream "{upstream}"{_perhaps(upstream, upstreams)}')

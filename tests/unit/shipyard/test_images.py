@@ -236,7 +236,7 @@ def test_a_failed_step_shows_image_place_and_last_lines(api: Api, engine: Engine
         "llm-call-api:1.2.3 (docker/api/Dockerfile, target prod) failed at: rootfs 2/5 RUN make\n"
         "    cc main.c\n"
         "    main.c:1: error\n"
-        "Dockerfile:12\n"
+        "docker/api/Dockerfile:12\n"
         "  12 | >>> RUN make\n"
         "ERROR: failed to solve"
     )

@@ -210,6 +210,15 @@ def test_output_that_arrives_in_pieces_is_put_together() -> None:
     assert "\n".join(watched.steps["sha256:1"].log).rstrip("\n") == "compiling kröner.c\ndone"
 
 
+def test_last_words_without_a_newline_are_shown() -> None:
+    with Progress(["api-prod"]) as watched:
+        watched.line(event("1", "[rootfs 1/1] RUN make", started=True))
+        watched.line(log("1", "making\nfatal: no"))
+        watched.line(event("1", "[rootfs 1/1] RUN make", started=True, completed=True, error=FAILED))
+    broken = watched.failed()
+    assert broken and list(broken.log) == ["making", "fatal: no"]
+
+
 # --- on a terminal ---
 
 
