@@ -22,7 +22,7 @@ HELP = {
     "json": "print one JSON document on stdout",
     "no-cache": "run every step again",
     "platform": 'comma-separated platforms, or "all" (default: the engine\'s own)',
-    "refresh": "decide again, with the newest packages or the hub's newest image",
+    "refresh": "decide again, with today's packages or the hub's newest image",
     "service": "one service (default: all)",
     "tail": "lines per service",
     "target": "prod, dev or debug",
@@ -55,8 +55,7 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
 
 def here() -> tuple[Any, Any]:
     """The checkout that this file belongs to, and the engine it uses (started if there is none)."""
-    project = shipyard.config.load(Path(__file__).parent)
-    return project, shipyard.engine.find()
+    return shipyard.config.load(Path(__file__).parent), shipyard.engine.find()
 
 
 @verb("image", "target", "platform", "no-cache", "json")
@@ -65,16 +64,14 @@ def build(
 ) -> None:
     """Build images; those whose inputs did not change are skipped."""
     request = shipyard.images.Request(tuple(image), target, platform=platform, no_cache=no_cache)
-    results = shipyard.images.build(*here(), request)
-    if json:
-        console.document(results)
+    shipyard.images.show(shipyard.images.build(*here(), request), json=json)
 
 
 @verb("image", "target", "json")
 def why(_: Context, image: list[str], target: str = "prod", json: bool = False) -> None:
     """Name the files that changed since each image was built."""
-    found = shipyard.images.why(*here(), shipyard.images.Request(tuple(image), target))
-    console.answer(found, json=json, empty="up to date")
+    request = shipyard.images.Request(tuple(image), target)
+    console.answer(shipyard.images.why(*here(), request), json=json, empty="up to date")
 
 
 @verb("image", "target")
@@ -86,8 +83,8 @@ def size(_: Context, image: list[str], target: str = "prod") -> None:
 @verb("refresh", "json")
 def base(_: Context, refresh: bool = False, json: bool = False) -> None:
     """Show which base image builds start from; prepare it if there is none."""
-    project, engine = here()
-    console.answer(shipyard.bases.ensure(engine, project.base, refresh=refresh), json=json)
+    project, found = here()
+    console.answer(shipyard.bases.ensure(found, project.base, refresh=refresh), json=json)
 
 
 @verb("detach")
@@ -147,5 +144,5 @@ def engine_env(_: Context) -> None:
         console.result(line)
 
 
-namespace = Collection(build, why, size, base, dev, prod, status, logs, down)
-namespace.add_collection(Collection("engine", engine_up, engine_down, engine_status, engine_env))
+engine = Collection("engine", engine_up, engine_down, engine_status, engine_env)
+namespace = Collection(build, why, size, base, dev, prod, status, logs, down, engine)

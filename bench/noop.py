@@ -20,9 +20,9 @@ def main() -> None:
     project, engine = shipyard.config.load(ROOT), shipyard.engine.find()
     jobs = shipyard.images.plan(project, engine, shipyard.images.Request())
     base = shipyard.bases.ensure(engine, project.base)
-    bundle = shipyard.images.ca_bundle()
+    bundle = shipyard.host.ca_bundle()
     document = bake.document(project, jobs, base, revision="bench", epoch=0, secrets={"ca": bundle} if bundle else {})
-    document = document.replace(f':{project.version}"', ':bench"')
+    document = document.replace('-candidate"', '-bench"')
     peer = [engine.docker, "buildx", "bake", "--file", "-", "--progress", "quiet"]
     seconds(peer, env=env, text=document)
     ours, theirs = paired(runs, build, peer, env=env, text=document)

@@ -47,7 +47,7 @@ def contexts() -> list[str]:
 
     project, engine = shipyard.config.load(ROOT), shipyard.engine.find()
     base = shipyard.bases.ensure(engine, project.base)
-    bundle = shipyard.images.ca_bundle()
+    bundle = shipyard.host.ca_bundle()
     secret = ["--secret", f"id=ca,src={bundle}"] if bundle else []
     return ["--build-context", f"{project.base.image}=docker-image://{base.reference}", *secret]
 

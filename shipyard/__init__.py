@@ -13,4 +13,6 @@ def __getattr__(name: str) -> ModuleType:
     try:
         return import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as missing:
+        if missing.name != f"{__name__}.{name}":
+            raise  # a library that the module wants
         raise AttributeError(name) from missing

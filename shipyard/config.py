@@ -22,7 +22,8 @@ IMAGES = "docker/images.toml"
 _SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
     r"(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?"
-    r"(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?"
+    r"(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?",
+    re.ASCII,
 )
 #: OCI distribution specification 1.1, "Pulling manifests": the grammar of <name>.
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -85,6 +86,7 @@ class _Reader:
         images = self.table(table, "image", "")
         if not images:
             self.fault("image", "no image is declared", "add a table such as [image.api]")
+        self.distinct(images)
         return Project(
             root=self.root,
             version=version,
@@ -93,6 +95,14 @@ class _Reader:
             base=self.base(self.table(table, "base", "")),
             images={name: self.image(name, value) for name, value in images.items()},
         )
+
+    def distinct(self, images: dict[str, Any]) -> None:
+        owners: dict[str, str] = {}
+        for name, table in images.items():
+            repository = table.get("repository") if isinstance(table, dict) else None
+            if isinstance(repository, str) and owners.setdefault(repository, name) != name:
+                problem = f'"{repository}" is the repository of image.{owners[repository]} too'
+                self.fault(f"image.{name}.repository", problem, "give each image its own")
 
     def base(self, table: dict[str, Any]) -> BaseImage:
         self.known(table, _BASE_KEYS, "base.")
@@ -157,7 +167,8 @@ class _Reader:
     def path(self, table: dict[str, Any], key: str, place: str, *, folder: bool) -> str:
         value = self.text(table, key, place)
         full = self.root / value
-        if value and not (full.is_dir() if folder else full.is_file()):
+        inside = full.resolve().is_relative_to(self.root.resolve())
+        if value and not (inside and (full.is_dir() if folder else full.is_file())):
             self.fault(place + key, f'"{value}" is not a {"folder" if folder else "file"} of this checkout')
         return value
 

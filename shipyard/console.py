@@ -52,7 +52,7 @@ def result(text: str) -> None:
 
 def document(value: Any) -> None:
     """The one JSON document of a ``--json`` command, on stdout."""
-    result(json.dumps(value, indent=2, default=_plain))
+    result(json.dumps(value, indent=2, default=_encodable))
 
 
 def answer(value: Any, *, json: bool = False, empty: str = "none") -> None:
@@ -73,6 +73,14 @@ def answer(value: Any, *, json: bool = False, empty: str = "none") -> None:
 def _plain(value: Any) -> Any:
     """Dataclasses as dictionaries."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _encodable(value: Any) -> Any:
+    plain = _plain(value)
+    if plain is value:
+        msg = f"{type(value).__name__} does not fit into a JSON document"
+        raise TypeError(msg)
+    return plain
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -26,9 +26,9 @@ def write(project: Project) -> dict[str, str]:
     if missing or not path.exists():
         kept = [line for line in lines if line.partition("=")[0].strip() not in missing]
         added = [f"{key}={value}" for key, value in missing.items()]
-        header = [line for line in kept if line.startswith("#")][:1]
-        rest = [line for line in kept if line not in header]
-        replace(path, "\n".join([*header, *added, *rest]) + "\n")
+        top = 1 if kept and kept[0].startswith("#") else 0
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        replace(path, "\n".join([*kept[:top], *added, *kept[top:]]) + "\n", mode)
     return {**current, **known}
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shipyard.commands.debian import EPOCH
-from shipyard.errors import CommandFailed
+from shipyard.errors import ShipyardError
 from shipyard.run import run
 
 #: Where CA bundles lie, in the order in which OpenSSL's users look: variables first, then Debian's place.
@@ -19,8 +19,8 @@ def revision(root: Path) -> tuple[str, int]:
     try:
         commit, epoch = run(["git", "log", "-1", "--format=%H %ct"], cwd=root, timeout=30).stdout.split()
         dirty = run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, timeout=30).stdout.strip()
-    except (CommandFailed, ValueError):
-        return "unknown", EPOCH
+    except (ShipyardError, ValueError):  # no checkout, no commit, no git
+        commit, epoch, dirty = "unknown", str(EPOCH), ""
     return commit + ("-dirty" if dirty else ""), int(os.environ.get("SOURCE_DATE_EPOCH") or epoch)
 
 

@@ -54,6 +54,12 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
     return results
 
 
+def show(results: list[BuildResult], *, json: bool) -> None:
+    """The one document of a ``--json`` build; without it everything was said while building."""
+    if json:
+        console.document(results)
+
+
 def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
     """The jobs of a request, with their input hashes."""
     chosen = plans.select(project, request.images, request.target, request.fallback)
@@ -155,7 +161,8 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
     try:
         for job in jobs:
             if not problems:
-                client.api.tag(job.candidate, *job.reference.rsplit(":", 1))
+                repository, _, tag = job.reference.rpartition(":")
+                client.api.tag(job.candidate, repository, tag)
             client.api.remove_image(job.candidate, noprune=True)
     except docker.errors.APIError as failed:
         msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"

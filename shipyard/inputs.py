@@ -19,27 +19,32 @@ from shipyard.models import Fault
 FORMAT = "1"
 
 _MOUNT = re.compile(r"--mount=(\S+)")
+#: BuildKit's parser: a backslash and blanks at a line's end continue it, two backslashes do not.
+_CONTINUED = re.compile(r"(?<!\\)\\[ \t]*$")
+#: A word such as ``<<EOF``, ``<<-'EOF'`` or ``3<<EOF``; neither ``<<<word`` nor ``$((1<<3))``.
+_HEREDOC = re.compile(r"(?<!\S)\d*<<(-?)([\"']?)(\w+)\2(?!\S)")
 
 
 def instructions(dockerfile: str) -> list[str]:
     """The Dockerfile's instructions, one string each: continued lines joined, comments and heredoc bodies left out."""
     found: list[str] = []
-    pending, heredoc = "", ""
+    pending = ""
+    heredocs: list[tuple[str, str]] = []
     for line in dockerfile.splitlines():
-        if heredoc:
-            heredoc = "" if line.strip() == heredoc else heredoc
+        if heredocs:
+            dash, end = heredocs[0]
+            if (line.lstrip("\t") if dash else line) == end:
+                heredocs.pop(0)
             continue
-        if line.lstrip().startswith("#") or (not line.strip() and not pending):
+        if line.lstrip().startswith("#") or not line.strip():  # neither ends an instruction that goes on
             continue
-        pending += line.rstrip("\\").rstrip() if line.rstrip().endswith("\\") else line
-        if line.rstrip().endswith("\\"):
-            pending += " "
+        pending += _CONTINUED.sub(" ", line)
+        if _CONTINUED.search(line):
             continue
-        opened = re.search(r"<<-?[\"']?(\w+)[\"']?", pending)
-        heredoc = opened[1] if opened else ""
+        heredocs = [(dash, end) for dash, _, end in _HEREDOC.findall(pending)]
         found.append(pending.strip())
         pending = ""
-    return found
+    return [*found, pending.strip()] if pending else found
 
 
 def sources(dockerfile: str, place: str) -> list[str]:
@@ -85,7 +90,7 @@ def ignored(path: str, patterns: Iterable[str]) -> bool:
     """Whether ``.dockerignore`` leaves ``path`` out: the last pattern that matches it, or a folder above it, decides."""
     verdict = False
     for pattern in patterns:
-        negated, body = pattern.startswith("!"), pattern.lstrip("!").strip("/")
+        negated, body = pattern.startswith("!"), pattern.removeprefix("!").strip().removeprefix("./").strip("/")
         if _matcher(body).match(path):
             verdict = not negated
     return verdict
@@ -122,6 +127,10 @@ def digests(root: Path, context: str, dockerfile: str) -> dict[str, str]:
         for path in _files(folder / source):
             if not ignored(path.relative_to(folder).as_posix(), patterns):
                 found[path.relative_to(root).as_posix()] = digest(path)
+        if (target := folder / source).is_symlink():  # COPY and bind mounts follow the link that they name
+            for path in _files(target.resolve()):
+                if path.is_relative_to(root.resolve()):
+                    found[path.relative_to(root.resolve()).as_posix()] = digest(path)
     return dict(sorted(found.items()))
 
 

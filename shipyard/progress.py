@@ -31,6 +31,7 @@ class Step:
     cached: bool = False
     done: bool = False
     error: str = ""
+    rest: bytes = b""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
 
 
@@ -92,6 +93,9 @@ class Progress:
         step.cached = bool(vertex.get("cached")) or step.cached
         if vertex.get("completed") and not step.done:
             step.done = True
+            if step.rest:
+                step.log.append(step.rest.decode(errors="replace"))
+                step.rest = b""
             step.seconds = time.monotonic() - step.started if step.started else 0.0
             self._completed(step)
 
@@ -106,7 +110,8 @@ class Progress:
     def _log(self, log: dict[str, Any]) -> None:
         step = self.steps.get(log["vertex"])
         if step:
-            step.log.extend(b64decode(log["data"]).decode(errors="replace").splitlines())
+            *lines, step.rest = (step.rest + b64decode(log["data"])).split(b"\n")
+            step.log.extend(line.decode(errors="replace").rstrip("\r").rpartition("\r")[2] for line in lines)
 
     def failed(self) -> Step | None:
         """The step that broke the build; steps that were merely cancelled because of it do not count."""

@@ -70,6 +70,7 @@ def _write(path: Path, text: str, created: list[str], *, shared: bool) -> None:
     replace(path, text, 0o440 if shared else 0o400)
     if shared:
         if os.geteuid() == 0:
+            path.chmod(0o440)  # whatever the umask left of it
             os.chown(path, 0, SERVICE_ID)
         else:
             path.chmod(0o444)  # without root no other group can be given

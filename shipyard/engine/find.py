@@ -50,7 +50,10 @@ def down() -> bool:
 
 def status() -> Status:
     """What is there, without starting anything."""
-    host = _reachable(strict=False)
+    try:
+        host = _reachable()
+    except EngineMissing as refused:
+        return Status("none", "", "", str(refused))
     if host and host != embedded.host():
         return Status("host", host, api.version(host) or "reachable", "found; the toolkit neither starts nor stops it")
     if found := embedded.version():
@@ -61,13 +64,11 @@ def status() -> Status:
     return Status("none", "", "", _advice(reason) if reason else "`invoke engine.up` starts an embedded one")
 
 
-def _reachable(*, strict: bool = True) -> str | None:
+def _reachable() -> str | None:
     """The host of an engine that answers. DOCKER_HOST is an order: when it does not answer, that is an error."""
     if chosen := os.environ.get("DOCKER_HOST"):
         if _answers(chosen):
             return chosen
-        if not strict:
-            return None
         msg = f"DOCKER_HOST={chosen} does not answer; start that engine, or unset DOCKER_HOST to use another one"
         raise EngineMissing(msg)
     context = _context()
@@ -95,7 +96,7 @@ def _context() -> str | None:
             return None
         meta = folder / "contexts/meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
         return str(json.loads(meta.read_text())["Endpoints"]["docker"]["Host"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -29,7 +29,13 @@ targets = ["prod"]
 platforms = ["linux/amd64", "linux/arm64"]
 budget = { prod = "20MB" }
 """
-GOOD = 'FROM debian:trixie-slim AS builder\nRUN echo good >/file\nFROM scratch AS prod\nCOPY --from=builder /file /\nCMD ["/file"]\n'
+GOOD = """\
+FROM debian:trixie-slim AS builder
+RUN echo good >/file
+FROM scratch AS prod
+COPY --from=builder /file /
+CMD ["/file"]
+"""
 
 
 def broken(command: str) -> str:

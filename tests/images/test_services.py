@@ -93,11 +93,13 @@ def test_api_trusts_debian_s_certificates(api: Any) -> None:
 def test_api_compiles_nothing_at_run_time(api: Any) -> None:
     """Every module that the service loaded came from a cached file: the root is read-only, so none could be written."""
     container, _ = api
-    code = (
-        "import sys,os\nimport llm_call.api.app\n"
-        "print([m.__name__ for m in list(sys.modules.values()) if getattr(m,'__spec__',None) and m.__spec__.origin!='frozen' and (getattr(m,'__file__',None) or '').endswith('.py')"
-        " and not os.path.exists(m.__spec__.cached or '')])"
-    )
+    code = """
+import os, sys
+import llm_call.api.app
+specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+files = [spec for spec in specs if spec and spec.origin != "frozen" and (spec.origin or "").endswith(".py")]
+print([spec.name for spec in files if not os.path.exists(spec.cached or "")])
+"""
     assert python(container, code) == "[]"
 
 

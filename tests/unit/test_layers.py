@@ -23,7 +23,8 @@ LAYERS = (
     ("run",),
     ("engine", "engine.*"),
     ("machine",),
-    ("bases", "plans", "sizes", "progress", "secrets", "dotenv", "ports"),
+    ("bases", "plans", "sizes", "progress", "secrets", "dotenv", "ports", "host"),
+    ("failures",),
     ("images",),
     ("stack",),
 )

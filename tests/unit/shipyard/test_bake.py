@@ -21,7 +21,7 @@ def target(job: Job, **changes: Any) -> dict[str, Any]:
         "dockerfile": "docker/api/Dockerfile",
         "target": job.target,
         "platforms": list(job.platforms),
-        "tags": [job.reference],
+        "tags": [job.candidate],
         "labels": {
             "org.opencontainers.image.title": "The API",
             "org.opencontainers.image.source": "https://example.org/gateway",
