@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +15,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "unit", "services", "images", "cli", "engine", "phases"]
 nox.options.stop_on_first_error = False
+
+# Also when nox was called by its path, without the environment being activated.
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 ROOT = Path(__file__).parent
 OVERLAYS = ("dev", "prod")

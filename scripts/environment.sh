@@ -1,4 +1,5 @@
 # Sourced by the launchers beside it: makes .venv from the hashed lock file once, and again when the lock changes.
+# shellcheck shell=sh
 # Sets $root. When nothing has to be done it costs one cmp(1).
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 lock=$root/requirements/toolkit.txt

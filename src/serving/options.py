@@ -30,7 +30,8 @@ class Options:
 def read(
     app: str, service: str, env_prefix: str, default_port: int, argv: Sequence[str] | None, env: Env | None = None
 ) -> Options:
-    """Parse `argv` (default: the process's own) over `<env_prefix>_HOST`, `_PORT`, LOG_LEVEL and DRAIN_SECONDS.
+    """Parse `argv` (default: the process's own) over `<env_prefix>_HOST`, `_PORT`, LOG_LEVEL, DRAIN_SECONDS and
+    DEBUGGER_PORT (0 or empty: no debugger).
 
     Raises SettingsError; a wrong command line ends the process with 2, as argparse does.
     """
@@ -41,11 +42,14 @@ def read(
     if level not in LEVELS:
         env.fault("LOG_LEVEL", f'"{level}" is none of {", ".join(LEVELS)}')
     drain = env.seconds("DRAIN_SECONDS", DRAIN_SECONDS)
+    debugger = env.integer("DEBUGGER_PORT", 0, minimum=0, maximum=65535) or None
     parser = argparse.ArgumentParser(prog=f"python -m {app.partition(':')[0].removesuffix('.app')}")
     parser.add_argument("--host", default=host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=port, help="port to listen on, 0 for any (default: %(default)s)")
     parser.add_argument("--reload", action="store_true", help="serve changed source files without a restart")
-    parser.add_argument("--debugger", type=_port, metavar="PORT", help="let a debugger attach at PORT (DAP)")
+    parser.add_argument(
+        "--debugger", type=_port, default=debugger, metavar="PORT", help="let a debugger attach at PORT (DAP)"
+    )
     given = parser.parse_args(argv)
     env.finish()
     return Options(app, service, given.host, given.port, given.reload, given.debugger, level, drain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from tests.support.stack import Checkout
 
 @pytest.fixture(scope="module")
 def dev(copy: Checkout) -> Iterator[Checkout]:
+    with (copy.root / ".env").open("a") as settings:
+        settings.write("LLM_CALL_DEBUGGER=5678\n")
     copy.invoke("dev", "--detach")
     yield copy
 
@@ -71,6 +74,21 @@ def test_every_port_is_published_on_loopback(dev: Checkout) -> None:
     assert all(part.startswith("127.0.0.1:") for ports in bound for part in ports.split())
 
 
+def test_a_debugger_may_attach(dev: Checkout) -> None:
+    """The adapter answers the first request of the Debug Adapter Protocol."""
+    hello = json.dumps({"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "test"}})
+
+    def answer() -> bytes:
+        with socket.create_connection(("127.0.0.1", dev.ports["LLM_CALL_DEBUGGER_PORT"]), timeout=5) as client:
+            try:
+                client.sendall(f"Content-Length: {len(hello)}\r\n\r\n{hello}".encode())
+                return client.recv(15)
+            except OSError:
+                return b""
+
+    wait_until(lambda: answer() == b"Content-Length:", "the debugger's answer", 20)
+
+
 def test_status_names_what_runs(dev: Checkout) -> None:
     found = dev.json("status")
     assert found["overlay"] == "dev"
@@ -98,15 +116,17 @@ def test_ctrl_c_stops_everything(dev: Checkout) -> None:
     process = dev.start("dev")
     try:
         assert process.stderr
+        assert process.stdout
         said = [next(process.stderr)]
         while "following the logs" not in said[-1]:
             said.append(next(process.stderr))
+        first = next(process.stdout)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0, [*said, stderr]
-    assert '"logger"' in stdout  # the services' logs were streamed
+    assert '"logger"' in first + stdout, "the services' logs were streamed"
     assert dev.json("status")["services"] == []
 
 
