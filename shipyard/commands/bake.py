@@ -11,9 +11,9 @@ from typing import Any
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, LABEL_TARGET, Base, Job, Project
 
 
-def argv(docker: str, metadata: Path) -> list[str]:
+def argv(docker: str) -> list[str]:
     """The command; the document is read from stdin, progress comes as JSON lines on stderr."""
-    return [docker, "buildx", "bake", "--file", "-", "--progress", "rawjson", "--metadata-file", str(metadata)]
+    return [docker, "buildx", "bake", "--file", "-", "--progress", "rawjson"]
 
 
 def labels(project: Project, job: Job, revision: str, epoch: int) -> dict[str, str]:
