@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shipyard import bases, console, failures, host, inputs, plans, sizes
@@ -140,13 +138,9 @@ def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, requ
         no_cache=request.no_cache,
         secrets={"ca": bundle} if (bundle := host.ca_bundle()) else {},
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="shipyard-bake-") as scratch,
-        Progress([job.key for job in jobs]) as progress,
-    ):
-        argv = bake.argv(engine.docker, Path(scratch, "metadata.json"))
+    with Progress([job.key for job in jobs]) as progress:
         environment = bake.environment(engine.environment())
-        status = watch(argv, progress.line, env=environment, cwd=project.root, text=document)
+        status = watch(bake.argv(engine.docker), progress.line, env=environment, cwd=project.root, text=document)
     if status:
         raise failures.explain(engine, progress, jobs)
     return progress.finished

@@ -89,5 +89,8 @@ def home() -> Iterator[Home]:
         found.invoke("engine.down")
         assert found.processes() == {}
     finally:
-        subprocess.run(["umount", root / "h/data"], check=False, capture_output=True)
+        # A killed engine leaves mounts of its steps and containers behind; the innermost goes first.
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in sorted((each for each in mounted if each.startswith(f"{root}/")), reverse=True):
+            subprocess.run(["umount", place], check=False, capture_output=True)
         shutil.rmtree(root, ignore_errors=True)

@@ -46,7 +46,7 @@ def target(job: Job, **changes: Any) -> dict[str, Any]:
 
 
 def test_argv() -> None:
-    assert bake.argv("/opt/docker", Path("/tmp/x/metadata.json")) == [
+    assert bake.argv("/opt/docker") == [
         "/opt/docker",
         "buildx",
         "bake",
@@ -54,8 +54,6 @@ def test_argv() -> None:
         "-",
         "--progress",
         "rawjson",
-        "--metadata-file",
-        "/tmp/x/metadata.json",
     ]
 
 
