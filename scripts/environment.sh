@@ -25,7 +25,7 @@ apt_install() {
     printf '==> installing %s with apt-get\n' "$*" >&2
     # An update that fails for one source still serves the others: the install decides.
     apt-get -qq update >&2 || true
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" >&2
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" >/dev/null
 }
 
 make_environment() {
