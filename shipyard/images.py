@@ -10,7 +10,8 @@ from typing import Any
 
 from shipyard import bases, console, failures, host, inputs, plans, sizes
 from shipyard.commands import bake
-from shipyard.engine import Engine, api
+from shipyard.engine import Engine, api, lock
+from shipyard.engine.types import home
 from shipyard.errors import EngineFailed, OverBudget
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
 from shipyard.progress import Progress
@@ -34,22 +35,28 @@ class Request:
 def build(project: Project, engine: Engine, request: Request) -> list[BuildResult]:
     """Make every requested image current. Raises BuildFailed, OverBudget, DiskFull or EngineFailed; earlier images stay."""
     jobs = plan(project, engine, request)
-    stale = {job.key: reason for job in jobs if (reason := staleness(engine, job, no_cache=request.no_cache))}
-    if stale:
-        base = bases.ensure(engine, project.base)
-        jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
-        stale = {job.key: stale.get(job.key) or staleness(engine, job, no_cache=request.no_cache) for job in jobs}
-        stale = {key: reason for key, reason in stale.items() if reason}
+    stale = _stale(engine, jobs, request)
     begin = time.monotonic()
     seconds: dict[str, float] = {}
     if stale:
-        todo = [job for job in jobs if job.key in stale]
-        console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in todo))
-        seconds = _bake(project, engine, todo, base, request)
-        _adopt(engine, todo)
+        # One build at a time on a machine: two would want the same names, and the second often finds its work done.
+        with lock("building images", home() / "build.lock"):
+            base = bases.ensure(engine, project.base)
+            jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
+            stale = _stale(engine, jobs, request)
+            todo = [job for job in jobs if job.key in stale]
+            if todo:
+                console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in todo))
+                seconds = _bake(project, engine, todo, base, request)
+                _adopt(engine, todo)
     results = [_result(engine, job, stale.get(job.key, ""), seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
     return results
+
+
+def _stale(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, str]:
+    """Why each job has to be built, by its key; jobs that are current are left out."""
+    return {job.key: reason for job in jobs if (reason := staleness(engine, job, no_cache=request.no_cache))}
 
 
 def show(results: list[BuildResult], *, json: bool) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from shipyard import console, dotenv, images, ports, secrets
-from shipyard.errors import StackFailed, UnknownName
+from shipyard.engine import lock
+from shipyard.errors import ConfigError, StackFailed, UnknownName
 from shipyard.machine import replace
-from shipyard.models import Project
+from shipyard.models import Fault, Project
 from shipyard.names import perhaps
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Service:
 
 def run(project: Project, engine: Engine, overlay: str, *, detach: bool) -> None:
     """Bring the stack up; in the foreground, stream its logs until Ctrl-C and take it down."""
+    if not detach:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
     up(project, engine, overlay)
     if not detach:
         follow(project, engine)
@@ -54,14 +59,20 @@ def run(project: Project, engine: Engine, overlay: str, *, detach: bool) -> None
 
 def up(project: Project, engine: Engine, overlay: str) -> None:
     """Bring the overlay's stack up and wait until it is healthy. Raises PortInUse or StackFailed; then nothing stays half up."""
+    _check_readable(project)
     _announce(secrets.init(project))
     images.build(project, engine, images.Request(target=TARGETS[overlay], fallback="prod"))
+    with lock(f"starting {overlay}", project.state / "lock"):
+        _start(project, engine, overlay)
+
+
+def _start(project: Project, engine: Engine, overlay: str) -> None:
     compose = _client(project, engine, overlay)
     running = {each.service for each in services(project, engine)}
     _check_ports(compose, running)
     try:
         console.step(f"starting the {overlay} stack ({dotenv.project_name(project.root)})")
-        replace(_state(project), json.dumps({"overlay": overlay}))
+        replace(_state(project), json.dumps({"overlay": overlay, "owner": os.getpid()}))
         _call(lambda: compose.compose.up(detach=True, wait=True, wait_timeout=WAIT, remove_orphans=True, quiet=True))
         for each in services(project, engine):
             console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
@@ -80,31 +91,43 @@ def follow(project: Project, engine: Engine) -> None:
         console.step("following the logs; Ctrl-C stops the stack")
         for line in logs(project, engine, follow=True):
             console.result(line)
+        console.step("the logs have ended")
     except KeyboardInterrupt:
         console.step("stopping")
+    except StackFailed as failed:
+        console.warn(str(failed))
     finally:
-        down(project, engine)
+        if _remembered(project).get("owner") == os.getpid():
+            down(project, engine)
+        else:
+            console.step("another invoke has the stack now; it is left as it is")
 
 
 def logs(
     project: Project, engine: Engine, *, service: str = "", follow: bool = False, tail: int = 200
 ) -> Iterator[str]:
     """Lines of the services' logs. Raises UnknownName for a service that the stack does not have."""
+    from python_on_whales.exceptions import DockerException
+
     compose = _client(project, engine, overlay_of(project))
     known = list(_config(compose)["services"])
     if service and service not in known:
         msg = f'service "{service}": not in compose/compose.yaml; {perhaps(service, known)}'
         raise UnknownName(msg)
     wanted: list[str] = [service] if service else []
-    for _, chunk in compose.compose.logs(wanted, follow=follow, stream=True, tail=str(tail)):
-        yield from chunk.decode(errors="replace").splitlines()
+    try:
+        for _, chunk in compose.compose.logs(wanted, follow=follow, stream=True, tail=str(tail)):
+            yield from chunk.decode(errors="replace").splitlines()
+    except DockerException as failed:
+        raise StackFailed(_message(failed)) from failed
 
 
 def down(project: Project, engine: Engine, *, volumes: bool = False) -> None:
     """Stop and remove the stack's containers and networks; ``volumes`` removes its data too."""
     compose = _client(project, engine, overlay_of(project))
-    _call(lambda: compose.compose.down(remove_orphans=True, volumes=volumes, quiet=True))
-    _state(project).unlink(missing_ok=True)
+    with lock("stopping the stack", project.state / "lock"):
+        _call(lambda: compose.compose.down(remove_orphans=True, volumes=volumes, quiet=True))
+        _state(project).unlink(missing_ok=True)
     console.step("the stack is down" + (", its volumes are removed" if volumes else "; its volumes are kept"))
 
 
@@ -122,11 +145,27 @@ def services(project: Project, engine: Engine) -> list[Service]:
 
 def overlay_of(project: Project) -> str:
     """The overlay that was started last; dev when none is known, for names that do not depend on it."""
-    try:
-        overlay = json.loads(_state(project).read_text())["overlay"]
-    except (OSError, ValueError, KeyError):
-        return "dev"
+    overlay = str(_remembered(project).get("overlay"))
     return overlay if overlay in TARGETS else "dev"
+
+
+def _remembered(project: Project) -> dict[str, Any]:
+    """What the last start noted: its overlay and the process that owns the stack in the foreground."""
+    try:
+        found = json.loads(_state(project).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_readable(project: Project) -> None:
+    """Containers read these as another user than the checkout's owner. Raises ConfigError for a checkout closed to others."""
+    closed = [
+        name for name in ("config", "config/models.toml", "src") if not (project.root / name).stat().st_mode & 0o004
+    ]
+    if closed:
+        hint = "the services run as a user of their own; chmod -R go+rX config src"
+        raise ConfigError([Fault(name, "is not readable by others", hint) for name in closed])
 
 
 def status(project: Project, engine: Engine) -> dict[str, Any]:

@@ -160,6 +160,14 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_file(yard: Home) -> None:
     assert json.loads(yard.invoke("build", "--json").stdout)[0]["status"] == "built"
 
 
+def test_two_builds_at_once_share_the_work(yard: Home) -> None:
+    seed(yard)
+    both = [yard.start("build", "--json") for _ in range(2)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(json.loads(stdout)[0]["status"] for stdout, _ in said) == ["built", "skipped"]
+
+
 def test_kill_9_ends_the_builder_too(yard: Home) -> None:
     seed(yard)
     write(yard, broken("sleep 62; echo good >/file"))

@@ -112,7 +112,8 @@ def test_a_taken_port_is_named_and_nothing_is_half_started(dev: Checkout) -> Non
     assert dev.json("status")["services"] == []
 
 
-def test_ctrl_c_stops_everything(dev: Checkout) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_ctrl_c_stops_everything(dev: Checkout, number: signal.Signals) -> None:
     process = dev.start("dev")
     try:
         assert process.stderr
@@ -121,7 +122,7 @@ def test_ctrl_c_stops_everything(dev: Checkout) -> None:
         while "following the logs" not in said[-1]:
             said.append(next(process.stderr))
         first = next(process.stdout)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        os.killpg(process.pid, number)  # as a terminal does: to the whole group
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
