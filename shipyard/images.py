@@ -44,11 +44,11 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
             base = bases.ensure(engine, project.base)
             jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
             stale = _stale(engine, jobs, request)
-            todo = [job for job in jobs if job.key in stale]
-            if todo:
-                console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in todo))
-                seconds = _bake(project, engine, todo, base, request)
-                _adopt(engine, todo)
+            outdated = [job for job in jobs if job.key in stale]
+            if outdated:
+                console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in outdated))
+                seconds = _bake(project, engine, outdated, base, request)
+                _adopt(engine, outdated)
     results = [_result(engine, job, stale.get(job.key, ""), seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
     return results
