@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -51,24 +53,23 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def services(session: nox.Session) -> None:
-    """The services as real processes on 127.0.0.1."""
-    session.run("pytest", "tests/services", "-m", "not cli", *session.posargs)
+    """The services as real processes on 127.0.0.1, with the real Redis: the one of the built image."""
+    with _unpacked(session, "redis") as root, tempfile.TemporaryDirectory() as programs:
+        # By its own C library, so that the host's version does not matter.
+        loader, libraries = next(root.glob("usr/lib*/ld-linux-*")), next(root.glob("usr/lib/*-linux-gnu"))
+        server = Path(programs) / "redis-server"
+        server.write_text(f'#!/bin/sh\nexec {loader} --library-path {libraries} {root}/usr/bin/redis-server "$@"\n')
+        server.chmod(0o755)
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        session.run("pytest", "tests/services", "-m", "not cli", *session.posargs, env={"PATH": path})
 
 
 @nox.session
 def cli(session: nox.Session) -> None:
     """The Claude proxy with the real CLI: the binary of the built image, run on this machine."""
-    variables = _engine(session)
-    session.run("invoke", "build", "--image", "claude-proxy")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        reference = f"llm-call-claude-proxy:{(ROOT / 'VERSION').read_text().strip()}"
-        container = str(session.run("docker", "create", reference, env=variables, external=True, silent=True)).strip()
-        session.run(
-            "docker", "cp", f"{container}:/usr/local/bin/claude", folder, env=variables, external=True, silent=True
-        )
-        session.run("docker", "rm", container, env=variables, external=True, silent=True)
-        session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": f"{folder}/claude"})
+    with _unpacked(session, "claude-proxy") as root:
+        cli = root / "usr/local/bin/claude"
+        session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
 @nox.session
@@ -87,6 +88,26 @@ def images(session: nox.Session) -> None:
 def phases(session: nox.Session) -> None:
     """Each stack from outside: a request through every service and the real CLI."""
     session.run("pytest", "tests/phases", *session.posargs)
+
+
+@contextmanager
+def _unpacked(session: nox.Session, image: str) -> Iterator[Path]:
+    """The root file system of a built production image, in a folder that everyone may read."""
+    variables = _engine(session)
+    session.run("invoke", "build", "--image", image)
+    reference = f"llm-call-{image}:{(ROOT / 'VERSION').read_text().strip()}"
+
+    def docker(*words: str) -> str:
+        return str(session.run("docker", *words, env=variables, external=True, silent=True)).strip()
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        container = docker("create", reference)
+        try:
+            docker("cp", f"{container}:/usr", f"{folder}/usr")
+        finally:
+            docker("rm", container)
+        yield Path(folder)
 
 
 def _engine(session: nox.Session) -> dict[str, str]:

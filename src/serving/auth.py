@@ -1,48 +1,61 @@
-"""Bearer keys, hashed at rest in a file of lines `name:sha256hex`, revocable without a restart."""
+"""Bearer keys, hashed at rest in a file of lines `name:sha256hex`, revocable without a restart, limited in rate."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
 import logging
-import re
 import time
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from serving.asgi import App, Receive, Scope, Send, header, notes
 from serving.errors import ApiError
+from serving.keys_file import EVERY, Check, Key, no_more, parse
+from serving.rates import Allowance, Rates, stamped
 from serving.settings import SettingsError, reason
+
+__all__ = ["Guard", "Key", "Keyring", "is_loopback"]
 
 log = logging.getLogger("serving.auth")
 
-LINE = re.compile(r"([A-Za-z0-9._@-]{1,64}):([0-9a-fA-F]{64})")
+ANONYMOUS = Key("anonymous")
 RECHECK_SECONDS = 1.0
 """How long a revoked key may still be accepted."""
 
 
 class Keyring:
-    """Named keys. Without a file it is open: every request is let in as `anonymous` (loopback only)."""
+    """Keys by the digests of their tokens. Without a file it is open: everyone is `anonymous` (loopback only)."""
 
-    def __init__(self, path: Path | None, keys: dict[str, bytes]) -> None:
+    def __init__(
+        self, path: Path | None, keys: Mapping[bytes, Key], options: Collection[str] = EVERY, check: Check = no_more
+    ) -> None:
         self._path = path
-        self._keys = keys
+        self._keys = tuple(keys.items())
+        self._options = options
+        self._check = check
         self._stamp = _stamp(path) if path else None
         self._checked = time.monotonic()
 
     @classmethod
-    def load(cls, path: str | Path) -> Keyring:
-        """Read the keys; raises SettingsError with every faulty line."""
+    def load(cls, path: str | Path, *, options: Collection[str] = EVERY, check: Check = no_more) -> Keyring:
+        """Read the keys; raises SettingsError with every faulty line.
+
+        `options` are those that the service understands; `check` returns what is wrong with a key's values of them.
+        """
         file = Path(path)
-        return cls(file, _read(file))
+        return cls(file, _read(file, options, check), options, check)
 
     @classmethod
-    def for_host(cls, path: str, host: str, *, setting: str) -> Keyring:
+    def for_host(
+        cls, path: str, host: str, *, setting: str, options: Collection[str] = EVERY, check: Check = no_more
+    ) -> Keyring:
         """Return the keys of `path`; with none of them the service may listen on a loopback `host` only.
 
-        `setting` names the variable that holds the path. Raises SettingsError.
+        `setting` names the variable that holds the path; the rest is as in `load`. Raises SettingsError.
         """
-        keys = cls.load(path) if path else cls(None, {})
+        keys = cls.load(path, options=options, check=check) if path else cls(None, {})
         if keys._keys or is_loopback(host):
             return keys
         lack = f"{path} holds no key" if path else "not set"
@@ -55,20 +68,20 @@ class Keyring:
         """Whether anyone is let in: there never was a file of keys."""
         return self._path is None
 
-    def find(self, authorization: bytes | None) -> str | None:
-        """Return the name of the key in an `Authorization: Bearer ...` header, or None.
+    def find(self, authorization: bytes | None) -> Key | None:
+        """Return the key in an `Authorization: Bearer ...` header, or None.
 
         Every key is compared, in constant time, so that timing tells nothing.
         """
         if self._path is None:
-            return "anonymous"
+            return ANONYMOUS
         self._refresh(self._path)
         scheme, _, token = (authorization or b"").partition(b" ")
         digest = sha256(token.strip()).digest()
         found = None
-        for name, known in self._keys.items():
+        for known, key in self._keys:
             if hmac.compare_digest(digest, known):
-                found = name
+                found = key
         return found if scheme.lower() == b"bearer" else None
 
     def _refresh(self, path: Path) -> None:
@@ -81,7 +94,7 @@ class Keyring:
             return
         self._stamp = stamp
         try:
-            self._keys = _read(path)
+            self._keys = tuple(_read(path, self._options, self._check).items())
         except SettingsError as error:
             # Keep the keys that are known: an editor caught in the middle of a save must not lock everybody out.
             log.error("keys not reloaded: %s", "; ".join(error.faults))
@@ -90,22 +103,34 @@ class Keyring:
 
 
 class Guard:
-    """ASGI middleware: paths below `protected` need a key; its name is noted for the log."""
+    """ASGI middleware: paths below `protected` need a key. It is noted as `grant`, its name for the log as `key`.
+
+    Requests per minute are counted in this process, by the key's name: a reload of the keys changes no count.
+    """
 
     def __init__(self, app: App, keyring: Keyring, protected: str = "/v1/") -> None:
         self._app = app
         self._keyring = keyring
         self._protected = protected
+        self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401."""
+        """Let the request through, or answer 401 or 429."""
         if scope["type"] == "http" and scope["path"].startswith(self._protected):
             presented = header(scope, b"authorization")
-            name = self._keyring.find(presented)
-            if name is None:
+            key = self._keyring.find(presented)
+            if key is None:
                 await _refusal(presented).response()(scope, receive, send)
                 return
-            notes(scope)["key"] = name
+            state = notes(scope)
+            state["key"] = key.name
+            state["grant"] = key
+            if key.rpm is not None:
+                allowance = self._rates.take(key.name, key.rpm)
+                if allowance.retry:
+                    await _too_many(key.name, allowance).response()(scope, receive, send)
+                    return
+                send = stamped(send, allowance)
         await self._app(scope, receive, send)
 
 
@@ -125,6 +150,13 @@ def _refusal(presented: bytes | None) -> ApiError:
     return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
+def _too_many(name: str, allowance: Allowance) -> ApiError:
+    headers = allowance.headers()
+    message = f'The key "{name}" is limited to {allowance.limit} requests per minute; '
+    hint = f"try again in {headers['retry-after']} s."
+    return ApiError(429, message + hint, type="rate_limit_error", code="rate_limit_exceeded", headers=headers)
+
+
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
@@ -133,23 +165,10 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(path: Path, options: Collection[str], check: Check) -> dict[bytes, Key]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: cannot read the API keys: {reason(error)}"
         raise SettingsError([msg]) from error
-    keys: dict[str, bytes] = {}
-    faults = []
-    for number, raw in enumerate(lines, 1):
-        line = raw.partition("#")[0].strip()
-        match = LINE.fullmatch(line)
-        if match and match[1] not in keys:
-            keys[match[1]] = bytes.fromhex(match[2])
-        elif match:
-            faults.append(f'{path}:{number}: the name "{match[1]}" is used twice; each key has its own name')
-        elif line:
-            faults.append(f'{path}:{number}: not of the form "name:sha256" with 64 hexadecimal digits')
-    if faults:
-        raise SettingsError(faults)
-    return keys
+    return parse(text, str(path), options, check)

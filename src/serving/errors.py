@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -52,7 +52,12 @@ def internal() -> ApiError:
 
 def handlers() -> dict[Any, Handler]:
     """Return Starlette's exception handlers: ApiError, 404, 405 and 500 all in the same shape."""
-    return {ApiError: _api_error, HTTPException: _http_exception, Exception: _unexpected}
+    return {
+        ApiError: _api_error,
+        HTTPException: _http_exception,
+        ClientDisconnect: _client_left,
+        Exception: _unexpected,
+    }
 
 
 async def _api_error(_request: Request, error: Exception) -> Response:
@@ -68,6 +73,11 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return ApiError(error.status_code, message, type=kind, code=code, headers=error.headers).response()
+
+
+async def _client_left(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this; the status is for the log and the metrics (nginx's number for it).
+    return ApiError(499, "The client left before the request was whole.").response()
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

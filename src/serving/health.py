@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from starlette.routing import Route
 
 from serving.asgi import App, Receive, Scope, Send
 from serving.errors import ApiError
+from serving.settings import SettingsError
+
+log = logging.getLogger("serving.health")
 
 CHECK_SECONDS = 2.0
 """The longest that one dependency may delay the answer about readiness."""
@@ -47,6 +51,7 @@ class Health:
         self._phase = "starting"
         self._closed = float("inf")
         self._dependencies: list[Dependency] = []
+        self._reloads: list[Callable[[], None]] = []
 
     def started(self) -> None:
         """Requests are being accepted from now on."""
@@ -66,6 +71,21 @@ class Health:
     def add(self, name: str, check: Check, *, required: bool) -> None:
         """Name a dependency. `check` raises when it does not work; the exception's text is shown to everyone."""
         self._dependencies.append(Dependency(name, check, required))
+
+    def on_reload(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called in the event loop at every SIGHUP; what it raises is logged and ends nothing."""
+        self._reloads.append(callback)
+
+    def reloaded(self) -> None:
+        """Tell everyone who asked for it to read their files again."""
+        log.info("SIGHUP: reading files again" if self._reloads else "SIGHUP: there is nothing to read again")
+        for callback in self._reloads:
+            try:
+                callback()
+            except SettingsError as error:
+                log.error("not reloaded: %s", "; ".join(error.faults))
+            except Exception:
+                log.exception("not reloaded")
 
     async def report(self) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status of readiness and the document that explains it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
+import sys
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO
-from uuid import uuid4
+from typing import Any, ClassVar, TextIO
 
 import orjson
 
@@ -17,10 +19,13 @@ from serving.errors import internal
 
 LEVELS = ("debug", "info", "warning", "error")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+Observe = Callable[[Scope, int, float], None]
+"""What is told about each request after its end: scope, status (0: the client left before an answer) and seconds."""
 ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 log = logging.getLogger("serving.request")
+_in_flight = 0
 
 
 class JsonFormatter(logging.Formatter):
@@ -49,6 +54,7 @@ def setup(level: str, stream: TextIO) -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
+    RequestLog.stream = stream
     root.setLevel(level.upper())
     # The servers' and libraries' own chatter about starting and stopping says nothing that ours does not.
     for name in ("uvicorn", "asyncio", "aiohttp", "watchfiles"):
@@ -56,13 +62,21 @@ def setup(level: str, stream: TextIO) -> None:
 
 
 class RequestLog:
-    """Outermost ASGI middleware: request id in and out, one log line per request, no exception gets past it."""
+    """Outermost ASGI middleware: request id in and out, one log line per request, no exception gets past it.
 
-    def __init__(self, app: App) -> None:
+    `observe` is called once per request, also when the client left; it must be quick.
+    """
+
+    stream: ClassVar[TextIO] = sys.stderr
+    """Where the lines go; `setup` says."""
+
+    def __init__(self, app: App, observe: Observe | None = None) -> None:
         self._app = app
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; other ASGI events pass untouched."""
+        global _in_flight
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,6 +93,7 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", ()), stamp]
             await send(message)
 
+        _in_flight += 1
         try:
             await self._app(scope, receive, send_stamped)
         except Exception:
@@ -87,23 +102,39 @@ class RequestLog:
                 await internal().response()(scope, receive, send_stamped)
             # Otherwise the answer has begun: the server closes the connection of an unfinished one.
         finally:
+            _in_flight -= 1
+            seconds = time.perf_counter() - began
+            if self._observe:
+                self._observe(scope, status, seconds)
             if log.isEnabledFor(logging.INFO):
-                _line(scope, status, began)
+                _line(scope, status, seconds)
+
+
+def in_flight() -> int:
+    """Return how many requests are being answered in this process."""
+    return _in_flight
 
 
 def _ident(scope: Scope) -> str:
     given = header(scope, b"x-request-id")
-    return given.decode("ascii") if given and ID.fullmatch(given) else uuid4().hex
+    return given.decode("ascii") if given and ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
-def _line(scope: Scope, status: int, began: float) -> None:
+def _line(scope: Scope, status: int, seconds: float) -> None:
+    # The same line as by logging, which takes a tenth of a small request's time: this one is written for each.
     state = notes(scope)
-    fields = {
+    line = {
+        "ts": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": "info",
+        "logger": log.name,
+        "message": "request",
+        "request_id": request_id.get(),
         "method": scope["method"],
         "path": scope["path"],
         "status": status,
-        "ms": round((time.perf_counter() - began) * 1000, 2),
+        "ms": round(seconds * 1000, 2),
         "key": state.get("key"),
         **state.get("log", {}),
     }
-    log.info("request", extra=fields)
+    RequestLog.stream.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE).decode())
+    RequestLog.stream.flush()

@@ -12,10 +12,18 @@ from serving.settings import Env
 DRAIN_SECONDS = 600.0
 """How long running requests may take to finish at the end: ten minutes, the longest answer of a large model."""
 
+REQUEST_SECONDS = 30.0
+"""How long a client may take for the head of a request, and be silent within its body."""
+MAX_CONNECTIONS = 4096
+"""Open connections; one of them costs about 15 KiB while nothing is under way."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """How one service is served. `app` names a factory `create(health) -> ASGI app` as `module:function`."""
+    """How one service is served. `app` names a factory `create(health) -> ASGI app` as `module:function`.
+
+    `request_seconds` bounds slow senders, `max_connections` what is open at a time; see `serving.protocol`.
+    """
 
     app: str
     service: str
@@ -25,13 +33,15 @@ class Options:
     debugger: int | None
     log_level: str
     drain_seconds: float
+    request_seconds: float = REQUEST_SECONDS
+    max_connections: int = MAX_CONNECTIONS
 
 
 def read(
     app: str, service: str, env_prefix: str, default_port: int, argv: Sequence[str] | None, env: Env | None = None
 ) -> Options:
-    """Parse `argv` (default: the process's own) over `<env_prefix>_HOST`, `_PORT`, LOG_LEVEL, DRAIN_SECONDS and
-    DEBUGGER_PORT (0 or empty: no debugger).
+    """Parse `argv` (default: the process's own) over `<env_prefix>_HOST`, `_PORT`, `_REQUEST_SECONDS`,
+    `_MAX_CONNECTIONS`, LOG_LEVEL, DRAIN_SECONDS and DEBUGGER_PORT (0 or empty: no debugger).
 
     Raises SettingsError; a wrong command line ends the process with 2, as argparse does.
     """
@@ -42,6 +52,8 @@ def read(
     if level not in LEVELS:
         env.fault("LOG_LEVEL", f'"{level}" is none of {", ".join(LEVELS)}')
     drain = env.seconds("DRAIN_SECONDS", DRAIN_SECONDS)
+    patience = env.seconds(f"{env_prefix}_REQUEST_SECONDS", REQUEST_SECONDS, minimum=0.1)
+    connections = env.integer(f"{env_prefix}_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=1)
     debugger = env.integer("DEBUGGER_PORT", 0, minimum=0, maximum=65535) or None
     parser = argparse.ArgumentParser(prog=f"python -m {app.partition(':')[0].removesuffix('.app')}")
     parser.add_argument("--host", default=host, help="address to listen on (default: %(default)s)")
@@ -52,7 +64,18 @@ def read(
     )
     given = parser.parse_args(argv)
     env.finish()
-    return Options(app, service, given.host, given.port, given.reload, given.debugger, level, drain)
+    return Options(
+        app=app,
+        service=service,
+        host=given.host,
+        port=given.port,
+        reload=given.reload,
+        debugger=given.debugger,
+        log_level=level,
+        drain_seconds=drain,
+        request_seconds=patience,
+        max_connections=connections,
+    )
 
 
 def _port(text: str) -> int:

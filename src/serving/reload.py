@@ -67,6 +67,7 @@ class Supervisor:
         self._old: list[Forked] = []
         self._changed = False
         self._signals = self._seen = 0
+        self._hung_up = False
         self._code: int | None = None
         self._kill_at = float("inf")
         self._selector = selectors.DefaultSelector()
@@ -83,6 +84,7 @@ class Supervisor:
                 act: Callable[[], None] = key.data
                 act()
             self._stop_if_told()
+            self._pass_on_hangup()
             self._reap()
             if time.monotonic() > self._kill_at:
                 self._signal_all(signal.SIGKILL)
@@ -99,12 +101,22 @@ class Supervisor:
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._note_signal)
+        signal.signal(signal.SIGHUP, self._note_hangup)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(self._wake, selectors.EVENT_READ, lambda: _discard(self._wake))
 
     def _note_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Acted upon in the main loop: a handler could run between a fork and the note of its process id.
         self._signals += 1
+
+    def _note_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self._hung_up = True
+
+    def _pass_on_hangup(self) -> None:
+        """Have the current worker read its files again; a candidate is reading them anyway."""
+        if self._hung_up and self._current:
+            self._hung_up = False
+            os.kill(self._current.pid, signal.SIGHUP)
 
     def _stop_if_told(self) -> None:
         if self._signals == self._seen:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-
-from serving import logs, options
-from serving.listener import BindError, bind
-from serving.settings import EX_CONFIG, SettingsError
 
 
 def main(
@@ -29,6 +26,12 @@ def main(
     """
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, _stop_early)
+    signal.signal(signal.SIGHUP, _let_pass)
+    # Imported late, so that a signal finds its handler from the first tenth of a second on.
+    from serving import logs, options
+    from serving.listener import BindError, bind
+    from serving.settings import EX_CONFIG, SettingsError
+
     try:
         chosen = options.read(app, service, env_prefix, default_port, argv)
         logs.setup(chosen.log_level, sys.stderr)
@@ -49,8 +52,13 @@ def main(
 
 def _stop_early(_signal: int, _frame: FrameType | None) -> None:
     # Before the server handles signals itself there is nothing to finish. As process 1 of a container the
-    # default reaction would be none at all.
-    sys.exit(0)
+    # default reaction would be none at all. No exception: raised within orjson's import it ends in a segfault.
+    os._exit(0)
+
+
+def _let_pass(_signal: int, _frame: FrameType | None) -> None:
+    # Whoever wants files read again finds them read at the start; the default reaction would end the process.
+    return
 
 
 def fail(service: str, faults: Sequence[str], code: int) -> int:

@@ -51,7 +51,10 @@ def start(sources: Sequence[str], unwanted: socket.socket) -> tuple[int, int]:
 
 
 def detach() -> None:
-    """Make a forked process deaf to Ctrl-C, and give its signals their default effect again."""
+    """Make a forked process deaf to Ctrl-C, and give its signals their default effect again.
+
+    SIGHUP keeps the handler of the supervisor, which does nothing here: the default would end the process.
+    """
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):

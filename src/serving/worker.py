@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
+import resource
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -17,11 +20,12 @@ import uvicorn
 from serving.health import Health
 from serving.listener import address
 from serving.options import Options
+from serving.protocol import SPARE_CONNECTIONS, BoundedProtocol, Limits, bounded
 
 log = logging.getLogger("serving.worker")
 
 TICK_SECONDS = 1.0
-"""How often the `date` header is renewed."""
+"""How often the `date` header is renewed and slow clients are looked for."""
 SETTLE_SECONDS = 0.1
 """How long a connection without a request stays open at the end: its request may be under way."""
 HANDOVER_SETTLE_SECONDS = 2.0
@@ -43,10 +47,11 @@ def serve(options: Options, listener: socket.socket, attach: Callable[[Worker], 
     `attach` is called in the running event loop once requests are accepted.
     """
     health = Health(options.service, options.host)
+    allow_files(options.max_connections)
     config = uvicorn.Config(
         build(options, health),
         loop="uvloop",
-        http="httptools",
+        http=bounded(Limits(options.request_seconds, options.max_connections)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -59,6 +64,18 @@ def serve(options: Options, listener: socket.socket, attach: Callable[[Worker], 
     if not worker.started:
         return 1
     return 1 if worker.force_exit else 0
+
+
+def allow_files(connections: int) -> None:
+    """Raise the process's limit of open files to what so many connections may need, as far as it is allowed."""
+    # Each client may have a connection to an upstream of its own; the rest is for libraries and log files.
+    wanted = 2 * connections + SPARE_CONNECTIONS + 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed < wanted:
+        log.warning("only %d files may be open: fewer than %d connections will work", allowed, connections)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class Worker(uvicorn.Server):
@@ -86,6 +103,12 @@ class Worker(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
+        self._loop.add_signal_handler(signal.SIGHUP, self._health.reloaded)
+        self._sweep(self._loop)
+        # What is loaded by now stays: the collector need not look at it again, nor after every 700 new objects.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         self._health.started()
         places = [address(each) for each in sockets or []]
         log.info("ready", extra={"service": self._health.service, "address": ", ".join(places), "pid": os.getpid()})
@@ -128,7 +151,7 @@ class Worker(uvicorn.Server):
             self._close_listeners(sockets)
         log.info("draining", extra={"pid": os.getpid(), "requests": len(tasks), "handover": self._handover})
         end = time.monotonic() + self._drain_seconds
-        settled = time.monotonic() + (HANDOVER_SETTLE_SECONDS if self._handover else SETTLE_SECONDS)
+        settled = self._now() + (HANDOVER_SETTLE_SECONDS if self._handover else SETTLE_SECONDS)
         await self._until(lambda: self._hang_up(settled) and not tasks, end)
         self._close_listeners(sockets)
         for task in list(tasks):
@@ -136,6 +159,12 @@ class Worker(uvicorn.Server):
         await self._until(lambda: self._hang_up(0) and not tasks and not connections, time.monotonic() + FLUSH_SECONDS)
         await self.lifespan.shutdown()
         log.info("stopped", extra={"pid": os.getpid(), "cut": self.force_exit})
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(TICK_SECONDS, self._sweep, loop)
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, BoundedProtocol)
+            connection.sweep(loop.time())
 
     def _begin_to_stop(self) -> None:
         self.should_exit = True
@@ -146,14 +175,19 @@ class Worker(uvicorn.Server):
 
     def _hang_up(self, settled: float) -> bool:
         """Close idle connections, let busy ones end after their answer; False while unused ones may still ask."""
-        patient = time.monotonic() < settled and not self.force_exit
         unused = False
         for connection in list(self.server_state.connections):
-            if patient and getattr(connection, "cycle", None) is None:
+            assert isinstance(connection, BoundedProtocol)
+            patient = self._now() < max(settled, connection.made + SETTLE_SECONDS) and not self.force_exit
+            if patient and connection.cycle is None:
                 unused = True
             else:
                 connection.shutdown()
         return not unused
+
+    def _now(self) -> float:
+        assert self._loop, "only while serving"
+        return self._loop.time()
 
     async def _until(self, done: Callable[[], bool], end: float) -> None:
         # uvicorn keeps its tasks and connections in plain sets, which nothing can be awaited on.

@@ -4,8 +4,10 @@
 
 Prints `listening on HOST:PORT`. It answers `echo: <last user text>` under the model name it was asked for. A request
 may hold a field `x_double` that makes it misbehave: {"status": 429, "retry_after": 7, "message": "slow down",
-"html": true, "delay": seconds before the head, "gap": seconds between chunks, "chunks": how many, "cut": chunks until
-the connection breaks}. GET /count counts chat requests, GET /last shows the last one.
+"html": true, "malformed": true, "delay": seconds before the head, "gap": seconds between chunks, "chunks": how many,
+"cut": chunks until the connection breaks, "name": "x", "first": 2 (only the first two requests of that name misbehave),
+"model": "m" (only under that name)}; {"tool": true} makes it call the first of the request's `tools`.
+GET /count counts requests, GET /last shows the last one, GET /named how many came by each name.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
 
 class Seen:
     """What the server has seen so far."""
@@ -25,6 +29,7 @@ class Seen:
         self.lock = threading.Lock()
         self.counts = {"requests": 0, "streams": 0, "abandoned": 0}
         self.last: dict[str, Any] = {}
+        self.named: dict[str, int] = {}
 
     def add(self, name: str, amount: int = 1) -> None:
         with self.lock:
@@ -46,24 +51,50 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
     def do_GET(self) -> None:
-        known = {"/count": self.seen.counts, "/last": self.seen.last, "/health/live": {"status": "live"}}
+        known = {
+            "/count": self.seen.counts,
+            "/last": self.seen.last,
+            "/named": self.seen.named,
+            "/health/live": {"status": "live"},
+        }
         self._json(200 if self.path in known else 404, known.get(self.path, {"error": {"message": "no such path"}}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
-        if not self.path.endswith("/chat/completions"):
+        if not self.path.endswith(("/chat/completions", "/embeddings")):
             self._json(404, {"error": {"message": "no such path"}})
             return
         self.seen.add("requests")
         self.seen.last = {"body": body, "headers": {name.lower(): value for name, value in self.headers.items()}}
-        wish = body.get("x_double") or {}
+        wish = self._wish(body)
         time.sleep(wish.get("delay", 0))
         if wish.get("status", 200) != 200:
             self._fail(wish)
+        elif wish.get("malformed"):
+            self._send(200, b'{"choices": [', "application/json", {})
+        elif self.path.endswith("/embeddings"):
+            texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+            sizes = [float(len(text)) if isinstance(text, str | list) else 1.0 for text in texts]
+            data = [{"object": "embedding", "index": n, "embedding": [size]} for n, size in enumerate(sizes)]
+            usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+            self._json(200, {"object": "list", "model": body["model"], "data": data, "usage": usage})
         elif body.get("stream"):
             self._stream(body, wish)
         else:
             self._plain(body, wish)
+
+    def _wish(self, body: dict[str, Any]) -> dict[str, Any]:
+        wish: dict[str, Any] = body.get("x_double") or {}
+        if not isinstance(wish, dict):
+            return {}
+        if wish.get("model", body["model"]) != body["model"]:
+            return {}
+        if "name" in wish:
+            with self.seen.lock:
+                count = self.seen.named[wish["name"]] = self.seen.named.get(wish["name"], 0) + 1
+            if count > wish.get("first", count):
+                return {}
+        return wish
 
     def _fail(self, wish: dict[str, Any]) -> None:
         extra = {"retry-after": str(wish["retry_after"])} if "retry_after" in wish else {}
@@ -75,13 +106,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _plain(self, body: dict[str, Any], wish: dict[str, Any]) -> None:
         text = f"echo: {last_text(body)}"
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+        }
+        if wish.get("tool"):
+            message = {"role": "assistant", "content": None, "tool_calls": [tool_call(body)]}
+            choice |= {"message": message, "finish_reason": "tool_calls"}
         document = {
             "id": "chatcmpl-double",
             "object": "chat.completion",
             "created": 1,
             "model": body["model"],
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+            "choices": [choice],
+            "usage": USAGE,
         }
         if "cut" in wish:
             self._head(200, "application/json", {"content-length": "100000"})
@@ -91,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _stream(self, body: dict[str, Any], wish: dict[str, Any]) -> None:
         words = f"echo: {last_text(body)}".split(" ")
-        count = wish.get("chunks", len(words))
+        count = wish.get("chunks", 0 if wish.get("tool") else len(words))
         self.seen.add("streams")
         try:
             self._head(200, "text/event-stream", {"transfer-encoding": "chunked"})
@@ -102,7 +141,13 @@ class Handler(BaseHTTPRequestHandler):
                 text = words[number] + " " if number < len(words) else f"{number} "
                 self._event(json.dumps(chunk(body["model"], {"content": text}, None)))
                 time.sleep(wish.get("gap", 0))
-            self._event(json.dumps(chunk(body["model"], {}, "stop")))
+            if wish.get("tool"):
+                for delta in tool_deltas(body):
+                    self._event(json.dumps(chunk(body["model"], delta, None)))
+            self._event(json.dumps(chunk(body["model"], {}, "tool_calls" if wish.get("tool") else "stop")))
+            options = body.get("stream_options")
+            if isinstance(options, dict) and options.get("include_usage"):
+                self._event(json.dumps({**chunk(body["model"], {}, None), "choices": [], "usage": USAGE}))
             self._event("[DONE]")
             self.wfile.write(b"0\r\n\r\n")
             self.wfile.flush()
@@ -140,12 +185,28 @@ class Handler(BaseHTTPRequestHandler):
 def last_text(body: dict[str, Any]) -> str:
     """Return the text of the last user message."""
     for message in reversed(body.get("messages", [])):
-        if message.get("role") == "user":
+        if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             if isinstance(content, str):
                 return content
-            return " ".join(part.get("text", "") for part in content or [])
+            parts = content if isinstance(content, list) else []
+            return " ".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
     return ""
+
+
+def tool_call(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a call of the request's first tool with what the user said."""
+    function = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps({"said": last_text(body)})}
+    return {"id": "call-1", "type": "function", "function": function}
+
+
+def tool_deltas(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the same call in pieces, the arguments letter by letter."""
+    call = tool_call(body)
+    arguments = call["function"]["arguments"]
+    first = {**call, "index": 0, "function": {**call["function"], "arguments": ""}}
+    rest = [{"index": 0, "function": {"arguments": letter}} for letter in arguments]
+    return [{"tool_calls": [each]} for each in (first, *rest)]
 
 
 def chunk(model: str, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:

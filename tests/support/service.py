@@ -85,8 +85,12 @@ class Service:
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, {**given, "connection": "close"})
-        return connection, connection.getresponse()
+        try:
+            connection.request(method, path, body, {**given, "connection": "close"})
+            return connection, connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
 
 
 def _lower(response: http.client.HTTPResponse) -> dict[str, str]:

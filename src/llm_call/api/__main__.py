@@ -6,7 +6,16 @@ from pathlib import Path
 from serving.server import main
 
 SOURCE = Path(__file__).resolve().parents[2]
-PRELOAD = ("aiohttp", "httptools", "orjson", "redis.asyncio", "starlette.applications", "uvicorn", "uvloop")
+PRELOAD = (
+    "aiohttp",
+    "httptools",
+    "orjson",
+    "prometheus_client",
+    "redis.asyncio",
+    "starlette.applications",
+    "uvicorn",
+    "uvloop",
+)
 """Libraries that hot reload loads once; none of them may start a thread when imported."""
 
 

@@ -1,87 +1,108 @@
-"""Puts the gateway together: settings, upstreams, cache, routes, health."""
+"""Puts the gateway together: settings, upstreams, cache, routing, routes, health."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from llm_call.api import cache as answers
-from llm_call.api import models, settings
+from llm_call.api import models, routing, settings, store
 from llm_call.api.cache import Cache
-from llm_call.api.catalog import Catalog, Upstream
-from llm_call.api.chat import ChatCompletions
+from llm_call.api.catalog import Upstream
+from llm_call.api.endpoint import Endpoint
+from llm_call.api.gateway import Gateway
+from llm_call.api.learning import Learner
 from llm_call.api.settings import Settings
+from llm_call.api.store import Store
+from llm_call.api.telemetry import Telemetry
 from llm_call.api.upstreams import Upstreams
+from serving import cors, openapi
 from serving.asgi import App
 from serving.auth import Guard
+from serving.direct import Direct
 from serving.errors import handlers
-from serving.health import Gate, Health, NotConfigured
+from serving.health import Gate, Health
 from serving.logs import RequestLog
+from serving.metrics import Metrics
+from serving.settings import Env
 
 log = logging.getLogger("llm_call")
+
+PATHS = ("/v1/embeddings", "/v1/models/*", "/v1/routing", "/v1/feedback")
+"""What the gateway serves besides the paths that all services have; labels of its metrics."""
 
 
 def create(health: Health) -> App:
     """Return the gateway configured by the environment. Raises SettingsError."""
     chosen = settings.read(health.host)
-    if chosen.rl_routing:
-        log.warning("ENABLE_RL_ROUTING is on, but this version has no such routing: it has no effect")
     if chosen.keyring.open:
         log.warning("no API keys are configured: everyone on this machine may use the service")
-    cache = answers.connect(chosen.redis_url, chosen.redis_password, chosen.cache_ttl) if chosen.redis_url else None
-    return assemble(chosen, health, Upstreams(), cache)
+    return assemble(chosen, health, Upstreams(), store.connect(chosen.redis_url, chosen.redis_password))
 
 
-def assemble(chosen: Settings, health: Health, pool: Upstreams, cache: Cache | None) -> App:
+def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) -> App:
     """Return the gateway as an ASGI application."""
-    _declare_dependencies(chosen.catalog, health, pool, cache)
+    metrics = Metrics("llm_call", PATHS)
+    gateway = Gateway(
+        chosen.catalog,
+        pool,
+        Telemetry(metrics.registry),
+        cache=Cache(redis, chosen.cache_ttl, chosen.cache_entry) if chosen.cache_ttl else None,
+        learner=Learner(redis) if chosen.rl_routing else None,
+        body_limit=chosen.body_limit,
+    )
+    gateway.show_gauges()
+    _declare_dependencies(gateway, health, redis)
+    health.on_reload(lambda: gateway.reload(lambda: settings.models(Env())))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        await pool.start()
+        await gateway.start()
         try:
             yield
         finally:
-            await pool.close()
-            if cache:
-                await cache.close()
+            await gateway.close()
+            await redis.close()
 
-    chat = ChatCompletions(chosen.catalog, pool, cache, chosen.body_limit)
+    endpoints: dict[str, App] = {
+        "/v1/chat/completions": Endpoint(gateway, "chat/completions"),
+        "/v1/embeddings": Endpoint(gateway, "embeddings"),
+    }
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            *models.routes(chosen.catalog),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
+            *models.routes(lambda: gateway.catalog),
+            *routing.routes(gateway),
             *health.routes(),
+            metrics.route(),
+            openapi.route(Path(__file__).with_name("openapi.json")),
         ],
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
-    return RequestLog(Gate(Guard(app, chosen.keyring), health))
+    guarded = cors.wrap(Gate(Guard(Direct(app, endpoints), chosen.keyring), health), chosen.cors_origins)
+    return RequestLog(guarded, metrics.observe)
 
 
-def _declare_dependencies(catalog: Catalog, health: Health, pool: Upstreams, cache: Cache | None) -> None:
+def _declare_dependencies(gateway: Gateway, health: Health, redis: Store) -> None:
     async def catalog_holds_models() -> None:
-        if not catalog.models:
+        if not gateway.catalog.routes:
             msg = "no model is switched on"
             raise LookupError(msg)
 
-    async def no_redis() -> None:
-        msg = "REDIS_URL is not set"
-        raise NotConfigured(msg)
-
     health.add("catalog", catalog_holds_models, required=True)
-    health.add("redis", cache.check if cache else no_redis, required=False)
-    for upstream in catalog.upstreams.values():
+    health.add("redis", redis.check, required=False)
+    for upstream in gateway.catalog.upstreams.values():
         if upstream.lacks_key or upstream.kind == "claude-proxy":
-            health.add(upstream.name, _checker(pool, upstream), required=False)
+            health.add(upstream.name, _checker(gateway, upstream), required=False)
 
 
-def _checker(pool: Upstreams, upstream: Upstream) -> Callable[[], Awaitable[None]]:
+def _checker(gateway: Gateway, upstream: Upstream) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
-        await pool.check(upstream)
+        await gateway.pool.check(gateway.catalog.upstreams.get(upstream.name, upstream))
 
     return check

@@ -1,136 +1,113 @@
-"""Answers to deterministic requests, kept in Redis. A Redis that is down costs a request nothing, after the first."""
+"""Answers to deterministic requests, kept in Redis."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
-from llm_call.api.request import encode
-from serving.settings import Secret
+from llm_call.api.catalog import Target
+from llm_call.api.request import Asked, encode
+from llm_call.api.store import Store
+from serving.asgi import Scope, header
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-log = logging.getLogger("llm_call.cache")
-
-PREFIX = "llm-call:answer:1:"
+PREFIX = "llm-call:answer:2:"
 """The number changes when the meaning of an entry does."""
-ENTRY_BYTES = 1024 * 1024
-SOCKET_SECONDS = 0.25
-"""The most that a hanging Redis may delay the one request that finds out."""
-BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
-"""Pauses between attempts to reach a Redis that is down; the last one repeats."""
+WHOLE = b"whole"
+STREAM = b"stream"
 
 
-def key(body: dict[str, Any], upstream: str) -> str:
-    """Return the Redis key of a request's answer: the same for the same request, however its JSON was written."""
-    relevant = {name: value for name, value in body.items() if name != "stream"}
-    canonical = encode([upstream, relevant], orjson.OPT_SORT_KEYS)
-    return PREFIX + sha256(canonical).hexdigest()
+@dataclass(frozen=True)
+class Kept:
+    """An answer of the cache: the upstream that gave it, whether it is a stream's bytes, and the bytes."""
+
+    upstream: str
+    streamed: bool
+    body: bytes
 
 
-def deterministic(body: dict[str, Any]) -> bool:
-    """Tell whether asking again ought to give the same answer."""
-    temperature = body.get("temperature")
-    return (temperature == 0 and temperature is not False) or body.get("seed") is not None
+@dataclass(frozen=True)
+class Keys:
+    """Where the answer to a request is kept: the whole document, and the bytes of the same asked for as a stream."""
 
+    whole: str
+    stream: str
+    streamed: bool
+    fresh: bool
+    """Whether the client wants an answer that was not kept (`cache-control: no-cache`)."""
 
-class CacheDown(Exception):
-    """Redis does not answer; shown by readiness."""
+    @property
+    def own(self) -> str:
+        """The key under which this very request's answer is kept."""
+        return self.stream if self.streamed else self.whole
 
 
 class Cache:
-    """`get` and `put` never raise. Once Redis fails they do nothing until a task in the background reached it again."""
+    """`get` and `put` never raise. `ttl` in seconds; an answer of more than `entry_bytes` is not kept."""
 
-    def __init__(self, redis: Redis, ttl: int) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, ttl: int, entry_bytes: int) -> None:
+        self._store = store
         self._ttl = ttl
-        self._fault: str | None = None
-        self._recovery: asyncio.Task[None] | None = None
+        self.entry_bytes = entry_bytes
 
     @property
     def available(self) -> bool:
         """Whether it is worth asking."""
-        return self._fault is None
+        return self._store.available
 
-    async def get(self, name: str) -> bytes | None:
-        """Return the kept answer, or None."""
-        try:
-            async with asyncio.timeout(SOCKET_SECONDS):
-                value = await self._redis.get(name)
-        except Exception as error:
-            self._fail(error)
+    def keys(self, scope: Scope, asked: Asked, targets: Sequence[Target]) -> Keys | None:
+        """Return where the answer may be kept, or None if the cache has no part in this request."""
+        if not self.available or not asked.deterministic:
             return None
-        return value if isinstance(value, bytes) else None
+        directives = (header(scope, b"cache-control") or b"").lower()
+        if b"no-store" in directives:
+            return None
+        # The same request gets the same key, however its JSON was written and whichever alias named the model.
+        relevant = {
+            name: value for name, value in asked.body.items() if name not in ("model", "stream", "stream_options")
+        }
+        place = [[each.upstream.name, each.upstream_name] for each in targets]
+        canonical = encode([asked.wire, place, relevant], orjson.OPT_SORT_KEYS)
+        digest = sha256(canonical).hexdigest()
+        options = sha256(encode(asked.body.get("stream_options"), orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+        return Keys(PREFIX + digest, f"{PREFIX}{digest}:{options}", asked.stream, b"no-cache" in directives)
 
-    async def put(self, name: str, answer: bytes) -> None:
+    async def get(self, keys: Keys) -> Kept | None:
+        """Return the kept answer, or None. Who asks for a stream may get a whole answer, not the other way round."""
+        names = [keys.stream, keys.whole] if keys.streamed else [keys.whole]
+
+        async def read(redis: Redis) -> Sequence[object]:
+            return await redis.mget(names)
+
+        for value in await self._store.run(read) or ():
+            kept = _unpack(value)
+            if kept:
+                return kept
+        return None
+
+    async def put(self, keys: Keys, upstream: str, body: bytes) -> None:
         """Keep an answer, unless it is too big."""
-        if len(answer) > ENTRY_BYTES or not self.available:
+        if len(body) > self.entry_bytes:
             return
-        try:
-            async with asyncio.timeout(SOCKET_SECONDS):
-                await self._redis.set(name, answer, ex=self._ttl)
-        except Exception as error:
-            self._fail(error)
+        value = b"%b %b\n%b" % (STREAM if keys.streamed else WHOLE, upstream.encode(), body)
 
-    async def check(self) -> None:
-        """Raise CacheDown if Redis does not answer now."""
-        try:
-            async with asyncio.timeout(SOCKET_SECONDS):
-                await self._redis.ping()
-        except Exception as error:
-            self._fail(error)
-            raise CacheDown(_describe(error)) from error
+        async def write(redis: Redis) -> object:
+            return await redis.set(keys.own, value, ex=self._ttl)
 
-    async def close(self) -> None:
-        """End the connections."""
-        if self._recovery:
-            self._recovery.cancel()
-        await self._redis.aclose()
-
-    def _fail(self, error: Exception) -> None:
-        if self._fault is None:
-            self._fault = _describe(error)
-            log.warning("the cache is off until Redis answers: %s", self._fault)
-            self._recovery = asyncio.create_task(self._recover())
-
-    async def _recover(self) -> None:
-        attempt = 0
-        while self._fault is not None:
-            await asyncio.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
-            attempt += 1
-            try:
-                async with asyncio.timeout(SOCKET_SECONDS):
-                    await self._redis.ping()
-            except Exception as error:
-                self._fault = _describe(error)
-            else:
-                self._fault = None
-                log.info("the cache is back")
+        await self._store.run(write)
 
 
-def connect(url: str, password: Secret | None, ttl: int) -> Cache:
-    """Return a cache at `url`; connects at the first use."""
-    # A tenth of the process's start goes into this import: only for those who configured a cache.
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    redis = Redis.from_url(
-        url,
-        password=password.reveal() if password else None,
-        socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=SOCKET_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Cache(redis, ttl)
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {SOCKET_SECONDS:g} s"
-    return (str(error) or type(error).__name__).rstrip(".")
+def _unpack(value: object) -> Kept | None:
+    if not isinstance(value, bytes):
+        return None
+    head, end, body = value.partition(b"\n")
+    kind, _, upstream = head.partition(b" ")
+    if not end or kind not in (WHOLE, STREAM):
+        return None
+    return Kept(upstream.decode("utf-8", "replace"), kind == STREAM, body)

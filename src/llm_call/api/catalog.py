@@ -1,10 +1,10 @@
-"""Which model is answered by which upstream under which name; the value that `models.toml` becomes."""
+"""Which model is answered by which upstreams under which names; the value that `models.toml` becomes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from serving.settings import Secret
@@ -15,9 +15,12 @@ LONGEST = 100
 Kind = Literal["openai", "claude-proxy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Upstream:
-    """A server that speaks the OpenAI wire. `timeout` is in seconds without a byte from it."""
+    """A server that speaks the OpenAI wire. `timeout` is in seconds without a byte from it.
+
+    After `breaker_failures` failures in a row it is left alone for `breaker_seconds`.
+    """
 
     name: str
     kind: Kind
@@ -25,6 +28,8 @@ class Upstream:
     timeout: float
     api_key_env: str | None
     api_key: Secret | None
+    breaker_failures: int = 5
+    breaker_seconds: float = 10.0
 
     @property
     def lacks_key(self) -> bool:
@@ -33,12 +38,38 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A name that clients use, perhaps ending in `*`, and what its upstream calls it."""
+class Price:
+    """What an upstream charges, in US dollars for a million tokens."""
 
-    name: str
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One way to answer: an upstream, what it calls the model, and how patient to be with it.
+
+    `model` is the configured name (perhaps ending in `*`): of those there are few, so it serves as a label of metrics.
+    """
+
+    model: str
     upstream: Upstream
     upstream_name: str
+    timeout: float
+    retries: int
+    price: Price | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """What one name that clients use leads to: the targets in the order in which they are tried.
+
+    `learned`: they are equals, of which routing may choose; otherwise the later ones are fallbacks.
+    """
+
+    name: str
+    targets: tuple[Target, ...]
+    learned: bool = False
 
 
 class UnknownModel(LookupError):
@@ -50,29 +81,46 @@ class UnknownModel(LookupError):
 
 
 class Catalog:
-    """All models and upstreams of the gateway."""
+    """All models and upstreams of the gateway. A wildcard's targets hold the `*` in their names until it is found."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], models: Mapping[str, Model]) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], routes: Mapping[str, Route]) -> None:
         self.upstreams = dict(upstreams)
-        self.models = dict(models)
-        self._exact = {name: model for name, model in models.items() if not name.endswith("*")}
-        wild = [model for name, model in models.items() if name.endswith("*")]
-        self._wild = sorted(wild, key=lambda model: len(model.name), reverse=True)
+        self.routes = dict(routes)
+        self._exact = {name: route for name, route in routes.items() if not name.endswith("*")}
+        wild = [route for name, route in routes.items() if name.endswith("*")]
+        self._wild = sorted(wild, key=lambda route: len(route.name), reverse=True)
 
-    def find(self, name: str) -> tuple[Upstream, str]:
-        """Return the upstream of a model and the model's name there. Raises UnknownModel."""
+    def find(self, name: str) -> Route:
+        """Return where a model leads. Raises UnknownModel."""
         exact = self._exact.get(name)
         if exact:
-            return exact.upstream, exact.upstream_name
-        for model in self._wild:
-            prefix = model.name[:-1]
+            return exact
+        for route in self._wild:
+            prefix = route.name[:-1]
             if name.startswith(prefix) and len(name) > len(prefix):
-                return model.upstream, model.upstream_name.replace("*", name[len(prefix) :])
-        near = difflib.get_close_matches(name[:LONGEST], self.models, n=1, cutoff=0.4)
+                return _filled(route, name[len(prefix) :])
+        near = difflib.get_close_matches(name[:LONGEST], self.routes, n=1, cutoff=0.4)
         raise UnknownModel(name, near[0] if near else None)
 
     def without(self, kind: Kind) -> Catalog:
         """Return the catalog as if no upstream of that kind were configured."""
         upstreams = {name: each for name, each in self.upstreams.items() if each.kind != kind}
-        models = {name: each for name, each in self.models.items() if each.upstream.kind != kind}
-        return Catalog(upstreams, models)
+        routes = {}
+        for name, route in self.routes.items():
+            left = tuple(target for target in route.targets if target.upstream.kind != kind)
+            # A model that is answered elsewhere only as a fallback is not that model.
+            if left and (route.learned or left[0] is route.targets[0]):
+                routes[name] = replace(route, targets=left)
+        return Catalog(upstreams, routes)
+
+
+def _filled(route: Route, rest: str) -> Route:
+    return replace(route, targets=tuple(_named(route.targets, rest)))
+
+
+def _named(targets: Iterable[Target], rest: str) -> Iterable[Target]:
+    for target in targets:
+        if "*" in target.upstream_name:
+            yield replace(target, upstream_name=target.upstream_name.replace("*", rest))
+        else:
+            yield target

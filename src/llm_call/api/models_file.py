@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from llm_call.api.catalog import Catalog, Kind, Model, Upstream
+from llm_call.api.catalog import Catalog, Kind, Price, Route, Target, UnknownModel, Upstream
+from llm_call.api.tables import Tables, perhaps
 from serving.settings import Env, SettingsError, reason
 
 KINDS = ("openai", "claude-proxy")
-UPSTREAM_KEYS = ("kind", "base_url", "api_key_env", "timeout")
-MODEL_KEYS = ("upstream", "name")
+UPSTREAM_KEYS = ("kind", "base_url", "api_key_env", "timeout", "breaker_failures", "breaker_seconds")
+DIRECT_KEYS = ("upstream", "name", "fallbacks", "timeout", "retries", "price")
+ALIAS_KEYS = ("candidates",)
 TIMEOUT_SECONDS = 300.0
 """Default silence allowed of an upstream: a slow model may think for minutes before its first byte."""
+RETRIES = 2
+"""Default number of further attempts at one upstream, as OpenAI's own clients have it."""
 URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A table of the file: answered by `target` itself, or by others that it names."""
+
+    target: Target | None
+    others: list[str]
 
 
 def load(path: str, env: Env) -> Catalog:
@@ -39,42 +50,37 @@ def load(path: str, env: Env) -> Catalog:
     return catalog
 
 
-class Reader:
+class Reader(Tables):
     """Turns the parsed document into a Catalog, noting faults on the way."""
 
     def __init__(self, path: str, env: Env) -> None:
-        self._path = path
+        super().__init__(path)
         self._env = env
-        self.faults: list[str] = []
 
     def read(self, document: dict[str, Any]) -> Catalog:
         """Return the catalog; it is of use only if `faults` stays empty."""
-        self._known_keys(document, ("upstream", "model"), "")
-        raw_upstreams = self._table(document, "upstream", "")
-        raw_models = self._table(document, "model", "")
+        self.known(document, ("upstream", "model"))
+        raw_upstreams = self.table(document, "upstream")
+        raw_models = self.table(document, "model")
         if not raw_models:
-            self._fault("model", 'no model at all; add a table such as [model."max/opus"]')
-        upstreams = {
-            name: self._upstream(name, self._table(raw_upstreams, name, "upstream.")) for name in raw_upstreams
-        }
-        models = {}
-        for name in raw_models:
-            model = self._model(name, self._table(raw_models, name, "model."), upstreams)
-            if model:
-                models[name] = model
-        return Catalog(upstreams, models)
+            self.fault("model", 'no model at all; add a table such as [model."max/opus"]')
+        upstreams = {name: self._upstream(name, self.table(raw_upstreams, name, "upstream.")) for name in raw_upstreams}
+        models = {name: self._model(name, self.table(raw_models, name, "model."), upstreams) for name in raw_models}
+        direct = Catalog(upstreams, {name: Route(name, (each.target,)) for name, each in models.items() if each.target})
+        routes = {name: self._route(name, model, models, direct) for name, model in models.items()}
+        return Catalog(upstreams, {name: route for name, route in routes.items() if route.targets})
 
     def _upstream(self, name: str, raw: dict[str, Any]) -> Upstream:
         place = f"upstream.{name}"
         if not NAME.fullmatch(name):
-            self._fault(place, "a name consists of a-z, 0-9 and -")
-        self._known_keys(raw, UPSTREAM_KEYS, f"{place}.")
-        kind = self._text(raw, place, "kind")
+            self.fault(place, "a name consists of a-z, 0-9 and -")
+        self.known(raw, UPSTREAM_KEYS, f"{place}.")
+        kind = self.text(raw, place, "kind")
         if kind and kind not in KINDS:
-            self._fault(f"{place}.kind", f'"{kind}" is no kind{_perhaps(kind, KINDS)}')
-        variable = self._text(raw, place, "api_key_env", required=False)
+            self.fault(f"{place}.kind", f'"{kind}" is no kind{perhaps(kind, KINDS)}')
+        variable = self.text(raw, place, "api_key_env", required=False)
         if variable and not VARIABLE.fullmatch(variable):
-            self._fault(
+            self.fault(
                 f"{place}.api_key_env", "is the name of a variable, such as OPENAI_API_KEY, never the key itself"
             )
             variable = None
@@ -82,74 +88,77 @@ class Reader:
             name=name,
             kind=cast(Kind, kind),
             base_url=self._base_url(name, raw, place),
-            timeout=self._timeout(raw, place),
+            timeout=self.number(raw, place, "timeout", TIMEOUT_SECONDS),
             api_key_env=variable,
             api_key=self._env.secret(variable) if variable else None,
+            breaker_failures=self.whole(raw, place, "breaker_failures", Upstream.breaker_failures, least=1, most=1000),
+            breaker_seconds=self.number(raw, place, "breaker_seconds", Upstream.breaker_seconds, most=3600),
         )
 
     def _base_url(self, name: str, raw: dict[str, Any], place: str) -> str:
         variable = f"UPSTREAM_{name.upper().replace('-', '_')}_BASE_URL"
-        configured = self._text(raw, place, "base_url") or ""
+        configured = self.text(raw, place, "base_url") or ""
         override = self._env.text(variable)
         url = override or configured
         if url and not URL.fullmatch(url):
-            where = variable if override else f"{self._path}: {place}.base_url"
+            where = variable if override else f"{self.path}: {place}.base_url"
             self.faults.append(f'{where}: "{url}" is not of the form http://HOST:PORT/v1')
         return url.rstrip("/")
 
-    def _timeout(self, raw: dict[str, Any], place: str) -> float:
-        value = raw.get("timeout", TIMEOUT_SECONDS)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86400:
-            self._fault(f"{place}.timeout", "is a number of seconds above 0, at most 86400")
-            return TIMEOUT_SECONDS
-        return float(value)
-
-    def _model(self, name: str, raw: dict[str, Any], upstreams: dict[str, Upstream]) -> Model | None:
+    def _model(self, name: str, raw: dict[str, Any], upstreams: dict[str, Upstream]) -> _Model:
         place = f'model."{name}"'
-        self._known_keys(raw, MODEL_KEYS, f"{place}.")
-        wild = name.endswith("*")
         if not name or "*" in name[:-1]:
-            self._fault(place, "a * stands at the end of the name only, and a name is not empty")
-        upstream = self._text(raw, place, "upstream")
-        given = self._text(raw, place, "name", required=False)
-        upstream_name = given or ("*" if wild else name)
-        if given and "*" in given and not wild:
-            self._fault(f"{place}.name", "holds a *, but the model's own name does not")
-        if upstream and upstream not in upstreams:
-            self._fault(f"{place}.upstream", f'there is no upstream "{upstream}"{_perhaps(upstream, upstreams)}')
-        return Model(name, upstreams[upstream], upstream_name) if upstream in upstreams else None
+            self.fault(place, "a * stands at the end of the name only, and a name is not empty")
+        if "candidates" in raw:
+            self.known(raw, ALIAS_KEYS, f"{place}.")
+            return _Model(None, self.texts(raw, place, "candidates"))
+        self.known(raw, (*DIRECT_KEYS, *ALIAS_KEYS), f"{place}.")
+        others = self.texts(raw, place, "fallbacks")
+        upstream = self.text(raw, place, "upstream")
+        given = self.text(raw, place, "name", required=False)
+        if given and "*" in given and not name.endswith("*"):
+            self.fault(f"{place}.name", "holds a *, but the model's own name does not")
+        if upstream not in upstreams:
+            if upstream:
+                self.fault(f"{place}.upstream", f'there is no upstream "{upstream}"{perhaps(upstream, upstreams)}')
+            return _Model(None, [])
+        chosen = upstreams[upstream]
+        target = Target(
+            model=name,
+            upstream=chosen,
+            upstream_name=given or ("*" if name.endswith("*") else name),
+            timeout=self.number(raw, place, "timeout", chosen.timeout),
+            retries=self.whole(raw, place, "retries", RETRIES, least=0, most=10),
+            price=self._price(raw, place),
+        )
+        return _Model(target, others)
 
-    def _text(self, raw: dict[str, Any], place: str, key: str, *, required: bool = True) -> str | None:
-        value = raw.get(key)
-        if isinstance(value, str) and value:
-            return value
-        if value is not None:
-            self._fault(f"{place}.{key}", "is a text that is not empty")
-        elif required and not self._misspelt(raw, key):
-            self._fault(f"{place}.{key}", "is missing")
-        return None
+    def _price(self, raw: dict[str, Any], place: str) -> Price | None:
+        if "price" not in raw:
+            return None
+        table, where = self.table(raw, "price", f"{place}."), f"{place}.price"
+        self.known(table, ("input", "output"), f"{where}.")
+        # 0 is a price too: that of a model of one's own.
+        input, output = (self.number(table, where, key, 0.0, least=-1e-9, most=1e6) for key in ("input", "output"))
+        return Price(max(input, 0.0), max(output, 0.0))
 
-    def _misspelt(self, raw: dict[str, Any], key: str) -> bool:
-        # `bse_url` is one fault, not an unknown key and a missing one.
-        return bool(difflib.get_close_matches(key, set(raw) - {*UPSTREAM_KEYS, *MODEL_KEYS}, n=1))
-
-    def _table(self, raw: dict[str, Any], key: str, prefix: str) -> dict[str, Any]:
-        value = raw.get(key, {})
-        if isinstance(value, dict):
-            return value
-        self._fault(f"{prefix}{key}", "is a table")
-        return {}
-
-    def _known_keys(self, raw: dict[str, Any], known: tuple[str, ...], prefix: str) -> None:
-        for key in raw:
-            if key not in known:
-                self._fault(f"{prefix}{key}", f"unknown key{_perhaps(key, known)}")
-
-    def _fault(self, place: str, message: str) -> None:
-        self.faults.append(f"{self._path}: {place}: {message}")
-
-
-def _perhaps(given: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(given, names, n=1)
-    return f'; perhaps you meant "{near[0]}"' if near else f"; there is {', '.join(names) or 'none'}"
+    def _route(self, name: str, model: _Model, models: dict[str, _Model], direct: Catalog) -> Route:
+        """Follow the names of others, one step deep: a fallback's own fallbacks do not count, so there are no circles."""
+        targets = [model.target] if model.target else []
+        key = "fallbacks" if model.target else "candidates"
+        for other in model.others:
+            place = f'model."{name}".{key}'
+            if other in models and not models[other].target:
+                self.fault(place, f'"{other}" has candidates itself; name them instead')
+                continue
+            try:
+                found = direct.routes[other] if other in direct.routes else direct.find(other)
+            except UnknownModel:
+                self.fault(place, f'there is no model "{other}"{perhaps(other, direct.routes)}')
+                continue
+            if other.endswith("*") and not name.endswith("*"):
+                self.fault(place, f'"{other}" holds a *, but the model\'s own name does not')
+            if any(other == each.model for each in targets):
+                self.fault(place, f'"{other}" is named twice')
+            targets.append(replace(found.targets[0], model=other))
+        return Route(name, tuple(targets), learned=not model.target and len(targets) > 1)

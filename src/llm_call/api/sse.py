@@ -1,18 +1,19 @@
-"""Passes an upstream's stream on as it comes, and notices a client that went away."""
+"""Sends answers, streams as they come, and notices a client that went away."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import AsyncIterator
 from types import TracebackType
 
-import aiohttp
-
 from serving.asgi import Receive, Send
-
-log = logging.getLogger("llm_call.sse")
+from serving.errors import ApiError
 
 Headers = list[tuple[bytes, bytes]]
+
+
+PATIENCE_SECONDS = 0.05
+"""What takes less is not watched: a task costs more than it could save."""
 
 
 class ClientGone(Exception):
@@ -20,7 +21,7 @@ class ClientGone(Exception):
 
 
 class Presence:
-    """While entered, the running task is cancelled as soon as the client goes away, and ClientGone raised instead.
+    """While entered, the running task is cancelled when the client goes away, and ClientGone raised instead.
 
     The request's body must have been read before.
     """
@@ -33,7 +34,9 @@ class Presence:
         task = asyncio.current_task()
         assert task, "only inside a running event loop"
         self._task = task
-        self._watch = asyncio.create_task(self._wait())
+        self._watch: asyncio.Task[None] | asyncio.TimerHandle = task.get_loop().call_later(
+            PATIENCE_SECONDS, self._begin
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -41,6 +44,9 @@ class Presence:
         self._watch.cancel()
         if self._gone and kind is asyncio.CancelledError and self._task.uncancel() == 0:
             raise ClientGone from None
+
+    def _begin(self) -> None:
+        self._watch = self._task.get_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
         message = await self._receive()
@@ -50,17 +56,17 @@ class Presence:
         self._task.cancel()
 
 
-async def relay(response: aiohttp.ClientResponse, headers: Headers, send: Send) -> None:
-    """Send the response's status, `headers` and bytes, each chunk at once.
+async def relay(status: int, headers: Headers, chunks: AsyncIterator[bytes], send: Send) -> None:
+    """Send an answer of which each chunk goes out at once. If it breaks off, its last event tells why.
 
-    If the upstream breaks off, so does the answer: without its end, so that the client can tell.
+    It then lacks the `[DONE]`, and OpenAI's clients raise what the event says.
     """
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     try:
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        async for chunk in response.content.iter_any():
+        async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except (aiohttp.ClientError, TimeoutError) as error:
-        log.warning("the upstream broke off its stream: %s", str(error) or type(error).__name__)
+    except ApiError as error:
+        await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n", "more_body": False})
         return
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

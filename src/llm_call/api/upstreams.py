@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import orjson
 from yarl import URL
 
-from llm_call.api.catalog import Upstream
+from llm_call.api.catalog import Target, Upstream
+from llm_call.api.request import Asked, Wire
 from serving.errors import ApiError
 from serving.health import NotConfigured
 
@@ -19,8 +23,18 @@ CONNECT_SECONDS = 5.0
 """A server that does not accept a connection within this time is taken for unreachable."""
 IDLE_SECONDS = 30.0
 """How long an unused connection is kept."""
+WIRES: tuple[Wire, ...] = get_args(Wire)
 EXCERPT = 300
 """How many characters of an upstream's own error text are passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is the same for all requests to an upstream."""
+
+    urls: dict[Wire, URL]
+    headers: dict[str, str]
+    timeout: aiohttp.ClientTimeout
 
 
 class Upstreams:
@@ -28,7 +42,7 @@ class Upstreams:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._targets: dict[str, tuple[URL, dict[str, str], aiohttp.ClientTimeout]] = {}
+        self._targets: WeakKeyDictionary[Upstream, _Place] = WeakKeyDictionary()
 
     async def start(self) -> None:
         """Open the session; connections are made when needed."""
@@ -46,20 +60,22 @@ class Upstreams:
         if self._session:
             await self._session.close()
 
-    async def post(self, upstream: Upstream, payload: bytes, ident: str) -> aiohttp.ClientResponse:
-        """Send a chat request; return the response as soon as its head is here, whatever its status.
+    async def post(self, target: Target, asked: Asked, ident: str) -> aiohttp.ClientResponse:
+        """Send a request; return the response as soon as its head is here, whatever its status.
 
-        Raises ApiError: 503 without a key, 502 when unreachable, 504 when too slow.
+        Raises what aiohttp raises.
         """
-        if upstream.lacks_key:
-            raise not_configured(upstream)
-        url, headers, timeout = self._target(upstream)
-        try:
-            return await self._open_session().post(
-                url, data=payload, headers={**headers, "x-request-id": ident}, timeout=timeout, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise failure(upstream, error) from error
+        place = self._place(target.upstream)
+        timeout = place.timeout
+        if target.timeout != target.upstream.timeout:
+            timeout = _timeout(target.timeout)
+        return await self._open_session().post(
+            place.urls[asked.wire],
+            data=asked.named(target.upstream_name),
+            headers={**place.headers, "x-request-id": ident},
+            timeout=timeout,
+            allow_redirects=False,
+        )
 
     async def check(self, upstream: Upstream) -> None:
         """Raise unless the Claude proxy is alive (its /health/live), or NotConfigured if a key is missing."""
@@ -75,16 +91,19 @@ class Upstreams:
         assert self._session, "start() comes first"
         return self._session
 
-    def _target(self, upstream: Upstream) -> tuple[URL, dict[str, str], aiohttp.ClientTimeout]:
-        target = self._targets.get(upstream.name)
-        if target is None:
+    def _place(self, upstream: Upstream) -> _Place:
+        place = self._targets.get(upstream)
+        if place is None:
             headers = {"content-type": "application/json"}
             if upstream.api_key:
                 headers["authorization"] = f"Bearer {upstream.api_key.reveal()}"
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=upstream.timeout)
-            target = URL(f"{upstream.base_url}/chat/completions"), headers, timeout
-            self._targets[upstream.name] = target
-        return target
+            urls: dict[Wire, URL] = {wire: URL(f"{upstream.base_url}/{wire}") for wire in WIRES}
+            place = self._targets[upstream] = _Place(urls, headers, _timeout(upstream.timeout))
+        return place
+
+
+def _timeout(silence: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
 
 
 def not_configured(upstream: Upstream) -> ApiError:
@@ -101,7 +120,17 @@ def failure(upstream: Upstream, error: Exception) -> ApiError:
         return _error(504, f"{name} did not answer in time.", upstream, "upstream_timeout")
     if isinstance(error, aiohttp.ClientConnectorError):
         return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
-    return _error(502, f"{name} broke off its answer.", upstream, "upstream_failed")
+    return broke_off(upstream)
+
+
+def broke_off(upstream: Upstream) -> ApiError:
+    """Return what a client is told of an answer that ended too early."""
+    return _error(502, f'The upstream "{upstream.name}" broke off its answer.', upstream, "upstream_failed")
+
+
+def no_document(upstream: Upstream, what: str) -> ApiError:
+    """Return what a client is told of an answer that is not what was asked for."""
+    return _error(502, f'The answer of the upstream "{upstream.name}" {what}.', upstream, "upstream_failed")
 
 
 def refusal(upstream: Upstream, status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:

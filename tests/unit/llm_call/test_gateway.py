@@ -9,12 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llm_call.api import cache as answers
-from llm_call.api import request, upstreams
+from llm_call.api import attempts, request
+from llm_call.api import store as stores
 from llm_call.api.app import assemble
-from llm_call.api.cache import Cache
-from llm_call.api.catalog import Catalog, Model, Upstream
+from llm_call.api.catalog import Catalog, Route, Target, Upstream
+from llm_call.api.request import Asked
 from llm_call.api.settings import Settings
+from llm_call.api.store import Store
 from llm_call.api.upstreams import Upstreams
 from serving.auth import Keyring
 from serving.errors import ApiError
@@ -22,10 +23,23 @@ from serving.health import Health
 from tests.support.asgi import Answer, ask
 
 DOUBLE = Upstream("double", "openai", "http://double/v1", 1.0, None, None)
+SPARE = Upstream("spare", "openai", "http://spare/v1", 1.0, None, None)
 KEYLESS = Upstream("keyless", "openai", "http://double/v1", 1.0, "NO_KEY", None)
+
+
+def target(model: str, upstream: Upstream, name: str, retries: int = 0) -> Target:
+    return Target(model, upstream, name, upstream.timeout, retries)
+
+
+WILD, KEPT, OTHER = target("d/*", DOUBLE, "*"), target("safe", DOUBLE, "one", 2), target("spare", SPARE, "two")
 CATALOG = Catalog(
-    {"double": DOUBLE, "keyless": KEYLESS},
-    {"d/*": Model("d/*", DOUBLE, "*"), "keyless": Model("keyless", KEYLESS, "keyless")},
+    {"double": DOUBLE, "spare": SPARE, "keyless": KEYLESS},
+    {
+        "d/*": Route("d/*", (WILD,)),
+        "keyless": Route("keyless", (target("keyless", KEYLESS, "keyless"),)),
+        "safe": Route("safe", (KEPT, OTHER)),
+        "any": Route("any", (target("keyless", KEYLESS, "k"), OTHER), learned=True),
+    },
 )
 BODY = {"model": "d/one", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -33,15 +47,19 @@ BODY = {"model": "d/one", "messages": [{"role": "user", "content": "hi"}]}
 class Content:
     def __init__(self, chunks: list[Any]) -> None:
         self.chunks = chunks
+        self.position = 0
 
-    async def iter_any(self):
-        for chunk in self.chunks:
-            if isinstance(chunk, Exception):
-                raise chunk
-            if isinstance(chunk, asyncio.Event):
-                await chunk.wait()
-            else:
-                yield chunk
+    async def readany(self) -> bytes:
+        if self.position == len(self.chunks):
+            return b""
+        chunk = self.chunks[self.position]
+        self.position += 1
+        if isinstance(chunk, Exception):
+            raise chunk
+        if isinstance(chunk, asyncio.Event):
+            await chunk.wait()
+            return await self.readany()
+        return chunk
 
 
 class Reply:
@@ -52,28 +70,36 @@ class Reply:
         self.released = False
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.content.iter_any()])
+        parts = []
+        while part := await self.content.readany():
+            parts.append(part)
+        return b"".join(parts)
 
     def release(self) -> None:
         self.released = True
 
 
 class Pool(Upstreams):
-    """Answers with what it was given, and keeps what it was sent."""
+    """Answers with what it was given, the last of it again and again, and keeps what it was sent."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, *replies: Reply | Exception) -> None:
         super().__init__()
-        self.reply = reply
+        self.replies = list(replies)
         self.sent: list[dict] = []
+        self.asked: list[str] = []
 
-    async def post(self, upstream: Upstream, payload: bytes, ident: str) -> Any:
-        if upstream.lacks_key:
-            raise upstreams.not_configured(upstream)
-        self.sent.append(json.loads(payload))
-        return self.reply
+    async def post(self, target: Target, asked: Asked, ident: str) -> Any:
+        await asyncio.sleep(0)
+        self.sent.append(json.loads(asked.named(target.upstream_name)))
+        self.asked.append(target.upstream.name)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        reply.content.position = 0
+        return reply
 
 
-class Store:
+class Redis:
     """The part of a Redis client that the cache uses."""
 
     def __init__(self) -> None:
@@ -91,6 +117,10 @@ class Store:
         self._call()
         return self.kept.get(name)
 
+    async def mget(self, names: list[str]) -> list[bytes | None]:
+        self._call()
+        return [self.kept.get(name) for name in names]
+
     async def set(self, name: str, value: bytes, ex: int) -> None:
         self._call()
         assert ex == 60
@@ -103,11 +133,11 @@ class Store:
         return
 
 
-def gateway(pool: Upstreams, cache: Cache | None = None, limit: int = 4096) -> Any:
-    chosen = Settings(CATALOG, Keyring(None, {}), "", None, 60, limit, False)
+def gateway(pool: Upstreams, redis: Redis | None = None, **more: Any) -> Any:
+    chosen = Settings(CATALOG, Keyring(None, {}), cache_ttl=60, cache_entry=10_000, body_limit=4096, **more)
     health = Health()
     health.started()
-    return assemble(chosen, health, pool, cache)
+    return assemble(chosen, health, pool, Store(redis))  # type: ignore[arg-type]
 
 
 def post(pool: Pool, body: Any, **headers: str) -> Answer:
@@ -122,23 +152,25 @@ def test_unknown_fields_pass_and_the_model_is_renamed() -> None:
     assert pool.sent == [{**BODY, "model": "one", "vendor": {"x": [1.5, None]}}]
     assert answer.headers["x-llm-call-upstream"] == "double"
     assert answer.headers["x-llm-call-cache"] == "off"
-    assert pool.reply.released
 
 
 def test_a_stream_is_passed_on_chunk_by_chunk() -> None:
     pool = Pool(Reply([b"data: a", b"\n\ndata: b\n\n"], kind="text/event-stream"))
     answer = post(pool, {**BODY, "stream": True})
-    assert answer.chunks == [b"data: a", b"\n\ndata: b\n\n", b""]
+    assert answer.chunks == [b"data: a\n\ndata: b\n\n", b""]
     assert answer.complete
     assert answer.headers["content-type"] == "text/event-stream"
 
 
-def test_a_broken_stream_stays_unfinished() -> None:
-    pool = Pool(Reply([b"data: a\n\n", aiohttp.ClientPayloadError("cut")], kind="text/event-stream"))
+def test_a_broken_stream_ends_with_an_event_that_says_so() -> None:
+    chunks = [b"data: a\n\n", b'data: {"half', aiohttp.ClientPayloadError("cut")]
+    pool = Pool(Reply(chunks, kind="text/event-stream"))
     answer = post(pool, {**BODY, "stream": True})
-    assert answer.chunks == [b"data: a\n\n"]
-    assert not answer.complete
-    assert pool.reply.released
+    first, last = answer.chunks
+    assert first == b"data: a\n\n"
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_failed"
+    assert b"[DONE]" not in answer.body
+    assert pool.replies[0].released
 
 
 def test_a_client_that_leaves_ends_the_upstream_request() -> None:
@@ -152,7 +184,7 @@ def test_a_client_that_leaves_ends_the_upstream_request() -> None:
                 await asyncio.sleep(0)
             gone.set()
             await asyncio.wait_for(asking, 2)
-            assert pool.reply.released
+            assert pool.replies[0].released
 
     asyncio.run(scenario())
 
@@ -195,7 +227,7 @@ def test_a_body_in_pieces_is_limited_too() -> None:
             return pieces.pop()
 
         with pytest.raises(ApiError, match="exceeds 100 bytes"):
-            await request.read({"headers": []}, receive, 100)
+            await request.whole({"headers": []}, receive, 100)
 
     asyncio.run(scenario())
 
@@ -230,81 +262,276 @@ def test_the_upstreams_complaint_about_our_key_is_not_passed_on() -> None:
      ({}, False), ({"temperature": 0.1}, False), ({"temperature": False}, False)],
 )  # fmt: skip
 def test_only_deterministic_requests_are_kept(fields: dict, eligible: bool) -> None:
-    assert answers.deterministic(fields) is eligible
+    assert request.parse(json.dumps({**BODY, **fields}).encode(), "chat/completions").deterministic is eligible
 
 
-def test_the_key_does_not_depend_on_order_or_stream() -> None:
-    key = answers.key({"a": 1, "b": [1, 2], "stream": False}, "u")
-    assert key == answers.key({"b": [1, 2], "a": 1}, "u")
-    others = [answers.key({"a": 1, "b": [2, 1]}, "u"), answers.key({"a": 1, "b": [1, 2]}, "v")]
-    assert key not in others
+FIXED = {**BODY, "temperature": 0}
+WHOLE = {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "one",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "hello", "tool_calls": [{"id": "t"}]},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+}
+
+
+async def chat(app: Any, body: dict, **headers: str) -> Answer:
+    return await ask(app, "POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
 
 
 def test_the_second_answer_comes_from_the_cache() -> None:
     async def scenario() -> None:
-        pool, store = Pool(Reply([b'{"n":1}'])), Store()
-        app = gateway(pool, Cache(store, 60))  # type: ignore[arg-type]
+        pool, redis = Pool(Reply([b'{"n":1}'])), Redis()
+        app = gateway(pool, redis)
 
         async def state(body: dict, **headers: str) -> str:
-            answer = await ask(app, "POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
-            assert answer.json == {"n": 1}
+            answer = await chat(app, body, **headers)
+            assert (answer.json, answer.headers["x-llm-call-upstream"]) == ({"n": 1}, "double")
             return answer.headers["x-llm-call-cache"]
 
-        fixed = {**BODY, "temperature": 0}
-        assert [await state(fixed), await state(fixed)] == ["miss", "hit"]
+        assert [await state(FIXED), await state(FIXED)] == ["miss", "hit"]
+        assert await state({"temperature": 0, **BODY}) == "hit"
         assert len(pool.sent) == 1
-        assert await state(fixed, **{"cache-control": "no-store"}) == "off"
+        assert await state(FIXED, **{"cache-control": "no-store"}) == "off"
+        assert await state(FIXED, **{"cache-control": "no-cache"}) == "miss"
         assert await state(BODY) == "off"
-        store.kept.clear()
-        pool.reply = Reply([b'{"n":1}'], kind="text/plain")
-        assert [await state(fixed), await state(fixed)] == ["miss", "miss"]
+        assert await state({**FIXED, "messages": [{"role": "user", "content": "other"}]}) == "miss"
+        assert len(pool.sent) == 5
+
+    asyncio.run(scenario())
+
+
+def test_a_kept_answer_serves_a_stream_too() -> None:
+    async def scenario() -> None:
+        pool = Pool(Reply([json.dumps(WHOLE).encode()]))
+        app = gateway(pool, Redis())
+        await chat(app, FIXED)
+        answer = await chat(app, {**FIXED, "stream": True, "stream_options": {"include_usage": True}})
+        assert (answer.headers["x-llm-call-cache"], answer.headers["content-type"]) == ("hit", "text/event-stream")
+        frames = answer.body.decode().removesuffix("data: [DONE]\n\n").removesuffix("\n\n").split("\n\n")
+        first, last, usage = (json.loads(frame.removeprefix("data: ")) for frame in frames)
+        assert first["choices"][0]["delta"]["content"] == "hello"
+        assert first["choices"][0]["delta"]["tool_calls"] == [{"index": 0, "id": "t"}]
+        assert (last["choices"][0]["finish_reason"], last["object"]) == ("stop", "chat.completion.chunk")
+        assert (usage["usage"], usage["choices"]) == (WHOLE["usage"], [])
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+        assert len(pool.sent) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_is_kept_as_it_was_and_only_whole() -> None:
+    async def scenario() -> None:
+        whole = Reply([b"data: 1\n\n", b"data: [DONE]\n\n"], kind="text/event-stream")
+        pool = Pool(Reply([b"data: 1\n\n"], kind="text/event-stream"), whole)
+        app = gateway(pool, Redis())
+        answers = [await chat(app, {**FIXED, "stream": True}) for _ in range(3)]
+        assert [each.headers["x-llm-call-cache"] for each in answers] == ["miss", "miss", "hit"]
+        assert answers[1].body == answers[2].body == b"data: 1\n\ndata: [DONE]\n\n"
+        plain = await chat(app, FIXED)
+        assert plain.status == 502
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_identical_requests_at_the_same_time_are_one(stream: bool) -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+        chunks = [b"data: 1\n\n", go, b"data: [DONE]\n\n"] if stream else [go, b'{"n":1}']
+        pool = Pool(Reply(chunks, kind="text/event-stream" if stream else "application/json"))
+        app = gateway(pool, Redis())
+        asking = [asyncio.create_task(chat(app, {**FIXED, "stream": stream})) for _ in range(5)]
+        while not pool.sent:
+            await asyncio.sleep(0)
+        go.set()
+        answers = await asyncio.gather(*asking)
+        assert len(pool.sent) == 1
+        assert sorted(each.headers["x-llm-call-cache"] for each in answers) == ["hit"] * 4 + ["miss"]
+        assert len({each.body for each in answers}) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_first_of_them_may_leave_without_harm_to_the_others() -> None:
+    async def scenario() -> None:
+        go, gone = asyncio.Event(), asyncio.Event()
+        pool = Pool(Reply([go, b'{"n":1}']))
+        app = gateway(pool, Redis())
+        body = json.dumps(FIXED).encode()
+        first = asyncio.create_task(ask(app, "POST", "/v1/chat/completions", body, gone=gone))
+        second = asyncio.create_task(chat(app, FIXED))
+        while not pool.sent:
+            await asyncio.sleep(0)
+        gone.set()
+        assert (await first).status == 0
+        go.set()
+        assert (await second).json == {"n": 1}
+        assert len(pool.sent) == 1
+
+    asyncio.run(scenario())
+
+
+def test_when_all_of_them_leave_the_upstream_request_ends() -> None:
+    async def scenario() -> None:
+        gone = asyncio.Event()
+        pool = Pool(Reply([asyncio.Event()]))
+        app = gateway(pool, Redis())
+        body = json.dumps(FIXED).encode()
+        asking = [asyncio.create_task(ask(app, "POST", "/v1/chat/completions", body, gone=gone)) for _ in range(2)]
+        while not pool.sent:
+            await asyncio.sleep(0)
+        gone.set()
+        await asyncio.wait_for(asyncio.gather(*asking), 2)
+        async with asyncio.timeout(2):
+            while not pool.replies[0].released:
+                await asyncio.sleep(0)
 
     asyncio.run(scenario())
 
 
 def test_errors_and_big_answers_are_not_kept() -> None:
     async def scenario() -> None:
-        store = Store()
-        for reply in (Reply([b"{}"], 500), Reply([b'"' + b"x" * answers.ENTRY_BYTES + b'"'])):
-            app = gateway(Pool(reply), Cache(store, 60))  # type: ignore[arg-type]
-            await ask(app, "POST", "/v1/chat/completions", json.dumps({**BODY, "seed": 1}).encode())
-        assert not store.kept
+        redis = Redis()
+        for reply in (Reply([b"{}"], 500), Reply([b'{"x":"' + b"x" * 10_000 + b'"}'])):
+            await chat(gateway(Pool(reply), redis), {**BODY, "seed": 1})
+        assert not redis.kept
+
+    asyncio.run(scenario())
+
+
+def test_embeddings_are_forwarded_and_kept() -> None:
+    async def scenario() -> None:
+        pool = Pool(Reply([b'{"data":[1]}']))
+        app = gateway(pool, Redis())
+        body = json.dumps({"model": "d/e", "input": ["a"]}).encode()
+        answers = [await ask(app, "POST", "/v1/embeddings", body) for _ in "ab"]
+        assert [each.headers["x-llm-call-cache"] for each in answers] == ["miss", "hit"]
+        assert pool.sent == [{"model": "e", "input": ["a"]}]
+        bad = await ask(app, "POST", "/v1/embeddings", b'{"model":"d/e","input":[]}')
+        assert (bad.status, bad.json["error"]["param"]) == (400, "input")
 
     asyncio.run(scenario())
 
 
 def test_a_dead_cache_is_left_alone_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "BACKOFF_SECONDS", (0.01,))
+    monkeypatch.setattr(stores, "BACKOFF_SECONDS", (0.01,))
 
     async def scenario() -> None:
-        store = Store()
-        cache = Cache(store, 60)  # type: ignore[arg-type]
-        store.down = True
-        app = gateway(Pool(Reply([b"{}"])), cache)
-        body = json.dumps({**BODY, "seed": 1}).encode()
-        first = await ask(app, "POST", "/v1/chat/completions", body)
+        redis = Redis()
+        redis.down = True
+        app = gateway(Pool(Reply([b"{}"])), redis)
+        first = await chat(app, FIXED)
         assert (first.status, first.headers["x-llm-call-cache"]) == (200, "off")
-        calls = store.calls
-        await ask(app, "POST", "/v1/chat/completions", body)
-        assert store.calls == calls
-        assert not cache.available
+        calls = redis.calls
+        await chat(app, FIXED)
+        assert redis.calls == calls
         report = (await ask(app, "GET", "/health/ready")).json
         assert (report["status"], report["dependencies"]["redis"]["reason"]) == ("degraded", "refused")
-        store.down = False
+        redis.down = False
         async with asyncio.timeout(2):
-            while not cache.available:
+            while (await chat(app, FIXED)).headers["x-llm-call-cache"] == "off":
                 await asyncio.sleep(0.005)
-        states = [(await ask(app, "POST", "/v1/chat/completions", body)).headers["x-llm-call-cache"] for _ in "ab"]
-        assert states == ["miss", "hit"]
-        await cache.close()
+        assert (await chat(app, FIXED)).headers["x-llm-call-cache"] == "hit"
 
     asyncio.run(scenario())
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_SECONDS", 0.001)
+
+
+OK = Reply([b"{}"])
+RESET = aiohttp.ServerDisconnectedError()
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("replies", "asked", "status"),
+    [
+        ((Reply([b"{}"], 503), OK), ["double"] * 2, 200),
+        ((Reply([b"{}"], 429), RESET, OK), ["double"] * 3, 200),
+        ((RESET, RESET, RESET, OK), ["double"] * 3 + ["spare"], 200),
+        ((Reply([b"not json"]), OK), ["double"] * 2, 200),
+        ((Reply([b"<html>"], kind="text/html"), OK), ["double"] * 2, 200),
+        ((Reply([b"{}"], 429, **{"retry-after": "60"}), OK), ["double", "spare"], 200),
+        ((Reply([b"{}"], 503, **{"x-should-retry": "false"}), OK), ["double", "spare"], 200),
+        ((TimeoutError(), OK), ["double", "spare"], 200),
+        ((Reply([b"{}"], 401), OK), ["double", "spare"], 200),
+        ((Reply([b"{}"], 400), OK), ["double"], 400),
+        ((Reply([b"{}"], 500),), ["double"] * 3 + ["spare"], 500),
+    ],
+)
+def test_what_is_tried_again_and_where(replies: tuple, asked: list[str], status: int) -> None:
+    pool = Pool(*replies)
+    answer = asyncio.run(chat(gateway(pool), {**BODY, "model": "safe"}))
+    assert (pool.asked, answer.status) == (asked, status)
+    assert answer.headers["x-llm-call-upstream"] == asked[-1]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_stream_is_tried_again_before_its_first_byte_only() -> None:
+    cut = aiohttp.ClientPayloadError("cut")
+    for chunks, asked in (([cut], 2), ([], 2), ([b"data: 1\n\n", cut], 1)):
+        pool = Pool(Reply(chunks, kind="text/event-stream"), Reply([b"data: 2\n\n"], kind="text/event-stream"))
+        answer = asyncio.run(chat(gateway(pool), {**BODY, "model": "safe", "stream": True}))
+        assert (len(pool.asked), answer.status) == (asked, 200)
+        assert answer.chunks[0] == (b"data: 2\n\n" if asked == 2 else b"data: 1\n\n")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_an_upstream_that_keeps_failing_is_left_alone() -> None:
+    async def scenario() -> None:
+        pool = Pool(RESET)
+        app = gateway(pool)
+        answers = [await chat(app, BODY) for _ in range(7)]
+        assert [each.status for each in answers] == [502] * 5 + [503] * 2
+        assert answers[-1].json["error"]["code"] == "upstream_circuit_open"
+        assert int(answers[-1].headers["retry-after"]) in range(8, 11)
+        assert len(pool.asked) == 5
+        shown = (await ask(app, "GET", "/metrics")).body.decode()
+        assert 'llm_call_breaker_state{upstream="double"} 2.0' in shown
+        assert 'llm_call_attempts_total{outcome="failed",upstream="double"} 5.0' in shown
+
+    asyncio.run(scenario())
+
+
+def test_candidates_without_a_key_are_passed_over() -> None:
+    pool = Pool(OK)
+    assert asyncio.run(chat(gateway(pool), {**BODY, "model": "any"})).status == 200
+    assert pool.asked == ["spare"]
+
+
+def test_metrics_tell_requests_tokens_and_cache() -> None:
+    async def scenario() -> str:
+        app = gateway(Pool(Reply([json.dumps(WHOLE).encode()])), Redis())
+        for _ in range(2):
+            await chat(app, FIXED)
+        return (await ask(app, "GET", "/metrics")).body.decode()
+
+    shown = asyncio.run(scenario())
+    for line in (
+        'llm_call_requests_total{model="d/*",status="200",upstream="double"} 2.0',
+        'llm_call_tokens_total{kind="prompt",model="d/*",upstream="double"} 3.0',
+        'llm_call_cache_total{result="hit"} 1.0',
+        'llm_call_cache_total{result="miss"} 1.0',
+        "llm_call_overhead_seconds_count 2.0",
+    ):
+        assert line in shown
 
 
 def test_models_are_listed_and_found() -> None:
     app = gateway(Pool(Reply([])))
     listed = asyncio.run(ask(app, "GET", "/v1/models")).json
-    assert (listed["object"], [each["id"] for each in listed["data"]]) == ("list", ["d/*", "keyless"])
+    assert (listed["object"], [each["id"] for each in listed["data"]]) == ("list", ["d/*", "keyless", "safe", "any"])
     assert asyncio.run(ask(app, "GET", "/v1/models/keyless")).json["owned_by"] == "keyless"
     assert asyncio.run(ask(app, "GET", "/v1/models/none")).json["error"]["code"] == "model_not_found"
 

@@ -1,0 +1,197 @@
+"""Asks the upstreams of a request one after another until one of them answers: retries, fallbacks, breakers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+import aiohttp
+
+from llm_call.api import upstreams, usage
+from llm_call.api.breaker import Breaker, Breakers
+from llm_call.api.call import Call
+from llm_call.api.catalog import Target
+from llm_call.api.replies import JSON, Streaming, Whole, malformed
+from llm_call.api.upstreams import Upstreams
+from serving.errors import ApiError
+
+log = logging.getLogger("llm_call.attempts")
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 4.0
+"""Pauses double from the first to the longest, each shortened by chance; who asks for a longer one is not asked again."""
+AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses after which the same upstream may answer otherwise a moment later."""
+ELSEWHERE = AGAIN | {401, 402, 403, 404, 405, 501}
+"""Statuses that another upstream may not have: its own load, key, account and models. 400 is the request's own fault."""
+
+Outcome = Callable[[Call, Target, bool, float], None]
+"""Called with the end of each attempt: whether it succeeded, and its seconds."""
+
+
+class Failure(Exception):
+    """An attempt that failed: what to tell the client, and what may help. `delay`: seconds that the upstream asked for."""
+
+    def __init__(self, error: ApiError, *, again: bool, elsewhere: bool, sick: bool, delay: float = 0.0) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.again = again
+        self.elsewhere = elsewhere
+        self.sick = sick
+        self.delay = delay
+
+
+class Attempts:
+    """`outcome` hears of every attempt."""
+
+    def __init__(self, pool: Upstreams, breakers: Breakers, outcome: Outcome) -> None:
+        self._pool = pool
+        self._breakers = breakers
+        self._outcome = outcome
+
+    async def open(self, call: Call) -> Whole | Streaming:
+        """Return the first answer that is to be had, a stream with its first bytes.
+
+        Raises ApiError: that of the last upstream that was asked.
+        """
+        last: ApiError | None = None
+        refused: ApiError | None = None
+        for target in call.targets:
+            if target.upstream.lacks_key:
+                last = last or upstreams.not_configured(target.upstream)
+                continue
+            breaker = self._breakers.of(target.upstream)
+            if not breaker.admits():
+                refused = refused or breaker.refusal()
+                continue
+            call.upstream = target.upstream.name
+            try:
+                return await self._persist(call, target, breaker)
+            except Failure as failure:
+                last = failure.error
+                if not failure.elsewhere:
+                    break
+        error = last or refused
+        assert error, "a route has targets"
+        raise error
+
+    async def _persist(self, call: Call, target: Target, breaker: Breaker) -> Whole | Streaming:
+        """Ask one upstream, again where that may help. Raises Failure."""
+        pause = FIRST_PAUSE_SECONDS
+        for left in range(target.retries, -1, -1):
+            try:
+                return await self._once(call, target, breaker)
+            except Failure as failure:
+                wait = max(pause * random.uniform(0.5, 1.0), failure.delay)
+                if not left or not failure.again or wait > LONGEST_PAUSE_SECONDS:
+                    raise
+                log.info("asking %s again in %.2f s: %s", target.upstream.name, wait, failure)
+                await asyncio.sleep(wait)
+                call.waited += wait
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                if not breaker.admits():
+                    raise
+        msg = "the last attempt returns or raises"
+        raise AssertionError(msg)
+
+    async def _once(self, call: Call, target: Target, breaker: Breaker) -> Whole | Streaming:
+        call.attempts += 1
+        began = time.perf_counter()
+        try:
+            reply = await self._ask(call, target, breaker, began)
+        except Failure as failure:
+            call.waited += time.perf_counter() - began
+            if failure.sick:
+                breaker.failed(failure.error)
+            elif failure.error.status == 429:
+                breaker.abandoned()
+            else:
+                breaker.succeeded()
+            if failure.elsewhere:
+                # Otherwise it was the request's fault, and says nothing of the upstream.
+                self._outcome(call, target, False, time.perf_counter() - began)
+            raise
+        except BaseException:
+            breaker.abandoned()
+            raise
+        breaker.succeeded()
+        return reply
+
+    async def _ask(self, call: Call, target: Target, breaker: Breaker, began: float) -> Whole | Streaming:
+        response = None
+        try:
+            response = await self._pool.post(target, call.asked, call.ident)
+            if response.status != 200:
+                raise _refused(target, response, await response.read())
+            if call.asked.stream:
+                first = await response.content.readany()
+                if not first:
+                    raise aiohttp.ClientPayloadError
+                return self._streaming(call, target, breaker, response, first, began)
+            body = await response.read()
+            now = time.perf_counter()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if response is not None:
+                response.release()
+            slow = isinstance(error, TimeoutError)
+            raise Failure(
+                upstreams.failure(target.upstream, error), again=not slow, elsewhere=True, sick=True
+            ) from error
+        except BaseException:
+            if response is not None:
+                response.release()
+            raise
+        call.waited += now - began
+        call.first_byte = now - call.began
+        kind = response.headers.get("content-type", JSON)
+        fault = malformed(target, kind, body)
+        if fault:
+            raise Failure(fault, again=True, elsewhere=True, sick=True)
+        call.usage = usage.read(body[-usage.TAIL_BYTES :])
+        self._outcome(call, target, True, now - began)
+        return Whole(target, kind, body)
+
+    def _streaming(
+        self,
+        call: Call,
+        target: Target,
+        breaker: Breaker,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        began: float,
+    ) -> Streaming:
+        now = time.perf_counter()
+        call.waited += now - began
+        call.first_byte = now - call.began
+
+        def ended(whole: bool) -> None:
+            if not whole:
+                breaker.failed(upstreams.broke_off(target.upstream))
+            self._outcome(call, target, whole, now - began)
+
+        return Streaming(call, target, response, first, ended)
+
+
+def _refused(target: Target, response: aiohttp.ClientResponse, body: bytes) -> Failure:
+    status = response.status
+    error = upstreams.refusal(target.upstream, status, body, response.headers)
+    # Anthropic's and OpenAI's own clients, and so our Claude proxy, heed this header.
+    hopeless = response.headers.get("x-should-retry") == "false"
+    return Failure(
+        error,
+        again=status in AGAIN and not hopeless,
+        elsewhere=status in ELSEWHERE or status < 400 or status >= 500,
+        sick=status >= 500 or status < 400,
+        delay=_seconds(response.headers.get("retry-after")),
+    )
+
+
+def _seconds(text: str | None) -> float:
+    """Return what a Retry-After asks for; 0 for none, and for a date: those are not used between services."""
+    try:
+        return max(0.0, float(text or 0))
+    except ValueError:
+        return 0.0

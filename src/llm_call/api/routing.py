@@ -1,0 +1,43 @@
+"""GET /v1/routing shows what learned routing knows; POST /v1/feedback rates an answer."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from llm_call.api.gateway import Gateway
+from llm_call.api.request import document, reject, whole
+from serving.errors import ApiError
+
+FEEDBACK_BYTES = 4096
+
+
+def routes(gateway: Gateway) -> list[Path]:
+    """Return both routes; without learned routing they say that it is off."""
+
+    async def show(_request: Request) -> Response:
+        report = gateway.learner.report(gateway.learned()) if gateway.learner else {"routes": {}}
+        return _json({"enabled": gateway.learner is not None, **report})
+
+    async def rate(request: Request) -> Response:
+        if not gateway.learner:
+            message = "Learned routing is off, so nothing is rated; ENABLE_RL_ROUTING=true switches it on."
+            raise ApiError(409, message, code="routing_disabled")
+        body = document(await whole(request.scope, request.receive, FEEDBACK_BYTES))
+        ident, rating = body.get("request_id"), body.get("rating")
+        if not isinstance(ident, str) or not ident:
+            reject("request_id", "is what the answer's header x-request-id said")
+        if isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 1:
+            reject("rating", "is a number from 0 (useless) to 1 (perfect)")
+        if not await gateway.learner.rate(ident, float(rating)):
+            message = "No such request is remembered: only answers chosen by routing are, and for a day."
+            raise ApiError(404, message, code="request_not_found", param="request_id")
+        return _json({"object": "feedback", "request_id": ident, "rating": rating})
+
+    return [Path("/v1/routing", show), Path("/v1/feedback", rate, methods=["POST"])]
+
+
+def _json(document: object) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")

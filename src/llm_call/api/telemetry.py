@@ -1,0 +1,85 @@
+"""What Prometheus is told about requests. Labels hold configured names only, so their number is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from llm_call.api.call import Call
+from llm_call.api.catalog import Target
+from serving.metrics import SECONDS, Series
+
+OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+
+Sample = tuple[tuple[str, ...], float]
+
+
+class Telemetry:
+    """Counters and histograms of the gateway in `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        both = ("model", "upstream")
+        self._requests = self._counter("requests", "Requests by model, upstream and status.", (*both, "status"))
+        self._seconds = self._histogram("request_seconds", "From request to end of answer.", both, SECONDS)
+        self._first_byte = self._histogram("first_byte_seconds", "From request to first byte of answer.", both, SECONDS)
+        self._overhead = self._histogram("overhead_seconds", "The gateway's own time.", (), OVERHEAD_SECONDS)
+        self._tokens = self._counter("tokens", "Tokens, where the upstream tells them.", (*both, "kind"))
+        self._cost = self._counter("cost_usd", "US dollars, by the prices of models.toml.", both)
+        self._attempts = self._counter("attempts", "Attempts at upstreams.", ("upstream", "outcome"))
+        self._cache = self._counter("cache", "What the cache did: hit, miss, off.", ("result",))
+        self._reloads = self._counter("reloads", "Reloads of the models file.", ("outcome",))
+
+    def ended(self, call: Call, status: int) -> None:
+        """Count a request that is over; `status` 499: the client left."""
+        both = call.route.name, call.upstream
+        overhead = call.overhead
+        self._requests[(*both, status)].inc()
+        self._seconds[both].observe(overhead + call.waited)
+        self._overhead[()].observe(overhead)
+        self._cache[call.cache,].inc()
+        if call.first_byte is not None:
+            self._first_byte[both].observe(call.first_byte)
+        if call.usage:
+            self._tokens[(*both, "prompt")].inc(call.usage.prompt)
+            self._tokens[(*both, "completion")].inc(call.usage.completion)
+
+    def attempt(self, target: Target, ok: bool, cost: float | None) -> None:
+        """Count an attempt at an upstream, and what it cost in US dollars."""
+        self._attempts[target.upstream.name, "ok" if ok else "failed"].inc()
+        if cost:
+            self._cost[target.model, target.upstream.name].inc(cost)
+
+    def reloaded(self, *, ok: bool) -> None:
+        """Count a reload of the models file."""
+        self._reloads["ok" if ok else "failed",].inc()
+
+    def gauge(self, name: str, text: str, labels: Iterable[str], read: Callable[[], Iterable[Sample]]) -> None:
+        """Add a gauge `llm_call_NAME` whose samples are read when somebody looks."""
+        self._registry.register(_Gauge(f"llm_call_{name}", text, tuple(labels), read))
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Series[Counter]:
+        return Series(Counter(name, text, labels, namespace="llm_call", registry=self._registry))
+
+    def _histogram(self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Series[Histogram]:
+        histogram = Histogram(name, text, labels, namespace="llm_call", registry=self._registry, buckets=bounds)
+        series = Series(histogram)
+        if not labels:
+            series[()] = histogram
+        return series
+
+
+class _Gauge(Collector):
+    def __init__(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Sample]]) -> None:
+        self._family = name, text, labels
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        name, text, labels = self._family
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for values, sample in self._read():
+            family.add_metric(values, sample)
+        yield family

@@ -1,0 +1,186 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on what a slow or abusive client can hold: time, headers, connections.
+
+A connection costs no timer: a sweep over all of them each second finds the slow ones, and requests pay next to nothing.
+Memory is bounded too: uvicorn stops reading a body beyond 64 KiB that the application does not take, and stops an
+application that sends more than 64 KiB beyond what its client reads; such a client is cut off after WRITE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.errors import ApiError
+from serving.joined import JoinedWrites
+from serving.options import MAX_CONNECTIONS, REQUEST_SECONDS
+
+HEAD_BYTES = 64 * 1024
+"""All header fields of a request together, and whatever else comes with neither a body nor an end: nginx allows 32 KiB."""
+HEADERS = 100
+"""Header fields of one request: Apache's limit."""
+LINGER_SECONDS = 2.0
+"""How long a refused client may take to read why."""
+WRITE_SECONDS = 300.0
+"""How long a client may read nothing of an answer that waits for it: long enough for a person at a breakpoint."""
+SPARE_CONNECTIONS = 256
+"""Connections above the limit that are told so; any beyond these are closed without a word."""
+
+SLOW = ApiError(408, "The request did not arrive in time; send it at once.", code="request_timeout")
+LARGE = f"The request's headers are too large; the most are {HEADERS} headers and {HEAD_BYTES // 1024} KiB."
+TOO_LARGE = ApiError(431, LARGE, code="headers_too_large")
+MALFORMED = ApiError(400, "This is not a valid HTTP/1.1 request.", code="invalid_http")
+BUSY = ApiError(
+    503,
+    "Too many connections; try again.",
+    type="server_error",
+    code="too_many_connections",
+    headers={"retry-after": "1"},
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`request_seconds`: for the head of a request, and for silence in its body; `connections`: open at a time."""
+
+    request_seconds: float = REQUEST_SECONDS
+    connections: int = MAX_CONNECTIONS
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Its owner calls `sweep` about once a second."""
+
+    limits: ClassVar[Limits] = Limits()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Begin; above the limit of connections nothing is read but what was asked, to be refused."""
+        super().connection_made(transport)
+        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]  # a transport in all but its type
+        self.made = self._since = self._stalled_since = self.loop.time()
+        self._waiting_bytes = 0
+        self._unused_bytes = 0
+        self._last_scope: Any = None
+        self._refusal: ApiError | None = None
+        self._refused = False
+        excess = len(self.connections) - self.limits.connections
+        if excess > SPARE_CONNECTIONS:
+            transport.abort()
+        elif excess > 0:
+            self._refusal = BUSY
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; a head or trailer that goes on and on is refused."""
+        if self._refused:
+            return
+        if self._refusal:
+            self._refuse(self._refusal)
+            return
+        self._unused_bytes += len(data)
+        super().data_received(data)
+        if (self._unused_bytes > HEAD_BYTES or (self.headers and len(self.headers) > HEADERS)) and not self._refused:
+            self._refuse(TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its head is too large."""
+        # Bytes that came together with the head may be of its body: only then is the head measured by itself.
+        if len(self.headers) > HEADERS or (self._unused_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
+            self._refusal = TOO_LARGE
+            msg = "headers too large"
+            raise ValueError(msg)  # the parser gives up, and uvicorn calls send_400_response
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body: the client makes progress."""
+        self._unused_bytes = 0
+        if not self.cycle.response_complete:
+            # The rest of a body whose answer is already there only has the time of a head.
+            self._since = self.loop.time()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        self._unused_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser did not understand, or what was found too large while it parsed."""
+        self._refuse(self._refusal or MALFORMED)
+
+    def shutdown(self) -> None:
+        """End as soon as the present answer is given."""
+        if self._refused:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if its client is too slow; `now` is the event loop's time."""
+        if self._is_stalled(now):
+            self.transport.abort()
+        elif self.transport.is_closing() or self._is_our_turn():
+            self._since = now
+        elif now - self._since > (LINGER_SECONDS if self._refused or self._refusal else self.limits.request_seconds):
+            if self._refused or self._is_silent():
+                self.transport.close()
+            else:
+                self._refuse(SLOW)
+
+    def _is_our_turn(self) -> bool:
+        """Tell whether the client has to wait, or has begun another request since the last look."""
+        if self.scope is not self._last_scope:
+            self._last_scope = self.scope
+            return True
+        if self._refused:
+            return False
+        cycle = self.cycle
+        waited_for = not cycle.more_body or cycle.waiting_for_100_continue if cycle else False
+        return self.flow.read_paused or (waited_for and not cycle.response_complete)
+
+    def _is_silent(self) -> bool:
+        """Tell whether nothing of a request has come: there is nothing to answer."""
+        complete = self.cycle is None or self.cycle.response_complete
+        return complete and (self.scope is None or "path" in self.scope)
+
+    def _is_stalled(self, now: float) -> bool:
+        waiting = self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+        if waiting != self._waiting_bytes or not waiting:
+            self._waiting_bytes, self._stalled_since = waiting, now
+        return now - self._stalled_since > WRITE_SECONDS
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Say why, unless an answer has begun, and heed nothing more; the sweep closes the connection soon."""
+        self._refused = True
+        self._since = self.loop.time()
+        cycle = self.cycle
+        begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # the application sees a client that left
+            cycle.message_event.set()
+        if begun:
+            self.transport.close()
+            return
+        self.transport.write(_rendered(error, self.server_state.default_headers))
+        # Closing with unread bytes would reset the connection, and the client might never see the answer.
+        self.transport.write_eof()
+
+
+def bounded(limits: Limits) -> type[BoundedProtocol]:
+    """Return the protocol with these limits: uvicorn makes one for each connection and passes no limits of ours."""
+    return type("LimitedProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+def _rendered(error: ApiError, more: list[tuple[bytes, bytes]]) -> bytes:
+    body = error.body()
+    headers = [
+        *more,
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+        *((name.encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    return b"".join([STATUS_LINE[error.status], *(b"%b: %b\r\n" % each for each in headers), b"\r\n", body])

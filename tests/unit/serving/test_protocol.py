@@ -1,0 +1,291 @@
+"""serving.protocol: what the sweep decides, on a transport that only takes notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from serving import protocol
+from serving.protocol import LINGER_SECONDS, SPARE_CONNECTIONS, WRITE_SECONDS, BoundedProtocol, Limits, bounded
+
+LIMITS = Limits(30, 1000)
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
+
+
+class Notes(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2)})
+        self.written = b""
+        self.waiting = 0
+        self.closed = self.aborted = self.ended = False
+
+    def write(self, data) -> None:
+        self.written += bytes(data)
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = self.closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+
+class Peer:
+    """One connection and the time since it was made."""
+
+    def __init__(self, app, limits: Limits, state: ServerState) -> None:
+        config = uvicorn.Config(app, http=bounded(limits), ws="none", lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        made = config.http_protocol_class(config=config, server_state=state, app_state={}, _loop=loop)
+        assert isinstance(made, BoundedProtocol)
+        self.protocol = made
+        self.transport = Notes()
+        self.protocol.connection_made(self.transport)
+        self.began = loop.time()
+
+    def after(self, *seconds: float) -> None:
+        """Sweep at these times."""
+        for each in seconds:
+            self.protocol.sweep(self.began + each)
+
+    async def say(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def taking(scope, receive, send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def thinking(scope, receive, send) -> None:
+    await receive()
+    await asyncio.Event().wait()
+
+
+async def late(scope, receive, send) -> None:
+    await asyncio.Event().wait()
+
+
+def play(scenario: Callable[[Callable[..., Peer]], Awaitable[None]]) -> None:
+    async def run() -> None:
+        state = ServerState()
+        await scenario(lambda app=taking, limits=LIMITS: Peer(app, limits, state))
+        for task in state.tasks:
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_silent_connection_gets_no_answer() -> None:
+    async def scenario(connect) -> None:
+        peer = connect()
+        peer.after(29)
+        assert not peer.transport.closed
+        peer.after(31)
+        assert peer.transport.closed
+        assert peer.transport.written == b""
+
+    play(scenario)
+
+
+def test_an_unfinished_head_has_one_time_in_all() -> None:
+    async def scenario(connect) -> None:
+        peer = connect()
+        for second in range(30):
+            await peer.say(b"GET / HTTP/1.1\r\nx: " if not second else b"x")
+            peer.after(second)
+        assert peer.transport.written == b""
+        peer.after(31)
+        assert peer.transport.written.startswith(b"HTTP/1.1 408 ")
+        assert peer.transport.ended
+        peer.protocol.data_received(b"more")
+        peer.after(LINGER_SECONDS + 1)
+        assert peer.transport.closed
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("app", [thinking, late])
+def test_nobody_is_slow_while_the_application_works(app) -> None:
+    async def scenario(connect) -> None:
+        peer = connect(app)
+        await peer.say(POST + b"abc")
+        peer.after(*range(0, 600, 20))
+        assert not peer.transport.closed
+        assert peer.transport.written == b""
+
+    play(scenario)
+
+
+def test_whoever_waits_to_be_told_to_go_on_is_not_slow() -> None:
+    async def scenario(connect) -> None:
+        peer = connect(late)
+        await peer.say(POST.replace(b"host", b"expect: 100-continue\r\nhost"))
+        peer.after(*range(0, 600, 20))
+        assert peer.transport.written == b""
+
+    play(scenario)
+
+
+def test_a_body_beyond_what_the_application_takes_is_not_slow() -> None:
+    async def scenario(connect) -> None:
+        peer = connect(late)
+        await peer.say(POST.replace(b": 3", b": 999999") + b"x" * 70_000)
+        peer.after(*range(0, 600, 20))
+        assert peer.transport.written == b""
+
+    play(scenario)
+
+
+def test_the_application_sees_a_silent_client_leave() -> None:
+    async def scenario(connect) -> None:
+        left = asyncio.Event()
+
+        async def app(scope, receive, send) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+
+        peer = connect(app)
+        await peer.say(POST + b"ab")
+        peer.after(0, 31)
+        assert peer.transport.written.startswith(b"HTTP/1.1 408 ")
+        await asyncio.wait_for(left.wait(), 1)
+        peer.protocol.shutdown()
+        assert peer.transport.closed
+
+    play(scenario)
+
+
+def test_a_busy_connection_is_never_slow() -> None:
+    async def scenario(connect) -> None:
+        peer = connect()
+        for second in range(0, 200, 10):
+            # Between two looks a whole request came and went: each look finds an idle connection.
+            await peer.say(POST + b"abc")
+            peer.after(second)
+        assert peer.transport.written.count(b"HTTP/1.1 200 ") == 20
+        assert not peer.transport.closed
+        peer.protocol.connection_lost(None)
+
+    play(scenario)
+
+
+def test_the_rest_of_a_body_that_nobody_wants_has_one_time_in_all() -> None:
+    async def refusing(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario(connect) -> None:
+        peer = connect(refusing)
+        await peer.say(POST.replace(b": 3", b": 999999"))
+        for second in range(0, 32):
+            await peer.say(b"x")
+            peer.after(second)
+        assert peer.transport.closed
+        assert peer.transport.written.count(b"HTTP/1.1") == 1
+
+    play(scenario)
+
+
+def test_an_answer_that_has_begun_is_cut_not_mixed() -> None:
+    async def beginning(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await receive()
+
+    async def scenario(connect) -> None:
+        peer = connect(beginning)
+        await peer.say(POST + b"abc")
+        await peer.say(b"nonsense\r\n\r\n")
+        assert peer.transport.closed
+        assert b" 400 " not in peer.transport.written
+
+    play(scenario)
+
+
+def test_a_client_that_reads_nothing_is_cut_off_in_the_end() -> None:
+    async def scenario(connect) -> None:
+        peer = connect(thinking)
+        await peer.say(POST + b"abc")
+        peer.protocol.pause_writing()
+        peer.transport.waiting = 100_000
+        peer.after(1, WRITE_SECONDS)
+        assert not peer.transport.aborted
+        peer.transport.waiting = 90_000
+        peer.after(WRITE_SECONDS + 2)
+        peer.protocol.resume_writing()
+        peer.after(WRITE_SECONDS + 3, 3 * WRITE_SECONDS)
+        peer.protocol.pause_writing()
+        peer.after(3 * WRITE_SECONDS + 1)
+        assert not peer.transport.aborted, "the time begins anew"
+        peer.after(4 * WRITE_SECONDS + 2)
+        assert peer.transport.aborted
+        peer.protocol.connection_lost(None)
+
+    play(scenario)
+
+
+def test_connections_above_the_limit() -> None:
+    async def scenario(connect) -> None:
+        few = Limits(30, 1)
+        peers = [connect(limits=few) for _ in range(SPARE_CONNECTIONS + 2)]
+        assert [peer.transport.aborted for peer in peers] == [False] * (SPARE_CONNECTIONS + 1) + [True]
+        first, second, third = peers[:3]
+        await second.say(POST)
+        assert second.transport.written.startswith(b"HTTP/1.1 503 ")
+        third.after(LINGER_SECONDS + 1)
+        assert (third.transport.closed, third.transport.written) == (True, b"")
+        await first.say(POST + b"abc")
+        assert first.transport.written.startswith(b"HTTP/1.1 200 ")
+        first.protocol.connection_lost(None)
+
+    play(scenario)
+
+
+def test_endless_chunk_extensions_are_refused() -> None:
+    async def scenario(connect) -> None:
+        peer = connect()
+        await peer.say(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;")
+        for _ in range(protocol.HEAD_BYTES // 1000 + 1):
+            await peer.say(b"x" * 1000)
+        assert b" 4" in peer.transport.written[:12]
+
+    play(scenario)
+
+
+def test_a_pipelined_head_after_a_large_body_is_not_large() -> None:
+    async def scenario(connect) -> None:
+        peer = connect()
+        whole = POST.replace(b": 3", b": 200000") + b"x" * 200_000
+        await peer.say(whole[:60])
+        await peer.say(whole[60:] + POST[:30])
+        await peer.say(POST[30:] + b"abc")
+        assert peer.transport.written.count(b"HTTP/1.1 200 ") == 2
+        peer.protocol.connection_lost(None)
+
+    play(scenario)
