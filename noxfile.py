@@ -22,7 +22,7 @@ nox.options.stop_on_first_error = False
 os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 ROOT = Path(__file__).parent
-OVERLAYS = ("dev", "prod")
+OVERLAYS = ("dev", "dev+login", "prod")
 
 
 @nox.session
@@ -34,8 +34,9 @@ def lint(session: nox.Session) -> None:
     scripts = ["scripts/invoke", "scripts/nox", "scripts/environment.sh", ".ci/run"]
     session.run("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *scripts)
     variables = _engine(session)
+    variables["CLAUDE_LOGIN_FOLDER"] = "/home/somebody/.claude"
     for overlay in OVERLAYS:
-        files = [f"--file=compose/{name}.yaml" for name in ("compose", overlay)]
+        files = [f"--file=compose/{name}.yaml" for name in ("compose", *overlay.split("+"))]
         session.run("docker", "compose", *files, "config", "--quiet", env=variables, external=True)
 
 

@@ -17,12 +17,19 @@ from shipyard.models import Project
 
 #: The services' user and group inside the images (docker/api/Dockerfile and docker/claude-proxy/Dockerfile).
 SERVICE_ID = 10001
+#: The egress gateway's (docker/egress/Dockerfile).
+EGRESS_ID = 10003
 
 #: What ``secrets.init`` leaves empty, with what it is for.
 PROVIDED = {
-    "anthropic_api_key": "lets the Claude CLI log in; an API key from the provider's console",
+    "anthropic_api_key": "what the egress gateway shows for the Claude CLI: an API key, or a token of `claude setup-token`",
     "openai_api_key": "for models of the upstream openai",
+    "google_api_key": "for models of the upstream google",
+    "deepseek_api_key": "for models of the upstream deepseek",
+    "perplexity_api_key": "for models of the upstream perplexity",
 }
+#: The group that reads each file which a container mounts; the services' where none is named.
+_READERS = {"anthropic_api_key": EGRESS_ID}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ def folder(project: Project) -> Path:
 
 
 def init(project: Project) -> Made:
-    """Create what is missing and leave what exists; every file is whole or absent."""
+    """Create what is missing and leave what exists, but for who may read it; every file is whole or absent."""
     place = folder(project)
     place.mkdir(mode=0o755, exist_ok=True)
     created: list[str] = []
@@ -47,6 +54,8 @@ def init(project: Project) -> Made:
     _keys(place, "claude_proxy_key", "claude_proxy_keys", "llm-call-api", created)
     for name in PROVIDED:
         _write(place / name, "", created, shared=True)
+        if os.geteuid() == 0:
+            _let_in(place / name)  # an editor or `cp` may have left it to root alone
     return Made(tuple(created), client)
 
 
@@ -64,14 +73,18 @@ def _keys(place: Path, plain: str, hashed: str, owner: str, created: list[str]) 
 
 
 def _write(path: Path, text: str, created: list[str], *, shared: bool) -> None:
-    """Mode 0440 with the services' group when a container reads it: Compose passes modes and owners of the host through."""
     if path.exists():
         return
     replace(path, text, 0o440 if shared else 0o400)
     if shared:
-        if os.geteuid() == 0:
-            path.chmod(0o440)  # whatever the umask left of it
-            os.chown(path, 0, SERVICE_ID)
-        else:
-            path.chmod(0o444)  # without root no other group can be given
+        _let_in(path)
     created.append(path.name)
+
+
+def _let_in(path: Path) -> None:
+    """Mode 0440 with its reader's group: Compose passes modes and owners of the host through."""
+    if os.geteuid() == 0:
+        os.chown(path, 0, _READERS.get(path.name, SERVICE_ID))
+        path.chmod(0o440)  # whatever the umask left of it
+    else:
+        path.chmod(0o444)  # without root no other group can be given

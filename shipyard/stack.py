@@ -184,8 +184,11 @@ def _client(project: Project, engine: Engine, overlay: str) -> DockerClient:
 
     os.environ.update(engine.variables())
     os.environ["COMPOSE_PROGRESS"] = "quiet"
-    dotenv.write(project)
-    files = [project.root / "compose" / f"{name}.yaml" for name in ("compose", overlay)]
+    settings = dotenv.write(project)
+    names = ["compose", overlay]
+    if overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
+        names.append("login")
+    files = [project.root / "compose" / f"{name}.yaml" for name in names]
     extra = [part for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part]
     return DockerClient(
         compose_files=[*files, *extra],

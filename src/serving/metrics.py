@@ -20,7 +20,15 @@ from serving.asgi import Scope
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 """Bounds of histograms of durations: from a hit in the cache to the longest answer of a large model."""
-COMMON = ("/v1/chat/completions", "/v1/models", "/health", "/health/live", "/health/ready", "/metrics")
+COMMON = (
+    "/v1/chat/completions",
+    "/v1/models",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/openapi.json",
+)
 """The paths that all our services have."""
 OTHER = "other"
 """The label of every path that the service does not have."""

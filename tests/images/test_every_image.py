@@ -14,13 +14,14 @@ import shipyard
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, BuildResult, Project
 from tests.support.images import members
 
-USERS = {"api": "10001:10001", "claude-proxy": "10001:10001", "redis": "10002:10002"}
+USERS = {"api": "10001:10001", "claude-proxy": "10001:10001", "redis": "10002:10002", "egress": "10003:10003"}
 EVERY = [
     (name, target)
     for name, targets in {
         "api": ("prod", "debug", "dev"),
         "claude-proxy": ("prod", "debug", "dev"),
         "redis": ("prod", "debug"),
+        "egress": ("prod", "debug"),
     }.items()
     for target in targets
 ]
@@ -31,6 +32,7 @@ COMPILERS = {"gcc", "cc", "g++", "clang", "ld", "as", "make", "perl"}
 ABSENT = {
     "api": SHELLS | PACKAGE_MANAGERS | COMPILERS,
     "redis": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
+    "egress": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
     "claude-proxy": PACKAGE_MANAGERS | COMPILERS,  # the CLI's tools need its shell and git
 }
 
@@ -91,7 +93,7 @@ def test_production_lacks_what_an_attacker_would_use(client: docker.DockerClient
     assert programs & ABSENT[name] == set()
 
 
-@pytest.mark.parametrize("name", ["api", "claude-proxy", "redis"])
+@pytest.mark.parametrize("name", USERS)
 def test_production_is_within_its_budget(built: Built, project: Project, name: str) -> None:
     assert 0 < built[name, "prod"].size <= project.images[name].budget["prod"]
 

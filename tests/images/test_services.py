@@ -153,11 +153,11 @@ def test_redis_keeps_its_data(client: docker.DockerClient, built: Built) -> None
         volume.remove(force=True)
 
 
-@pytest.mark.parametrize("name", ["api", "redis"])
-def test_debug_adds_a_shell(client: docker.DockerClient, built: Built, name: str) -> None:
+@pytest.mark.parametrize(("name", "user"), [("api", "10001"), ("redis", "10002"), ("egress", "10003")])
+def test_debug_adds_a_shell(client: docker.DockerClient, built: Built, name: str, user: str) -> None:
     with running(
         client, built[name, "debug"].reference, entrypoint=["/bin/sh", "-c"], command=["sleep 60"]
     ) as container:
         wait_until(lambda: container.reload() or container.status == "running", "the shell")
         status, output = container.exec_run(["sh", "-c", "ls / | head -1; id -u"])
-        assert (status, output.decode().split()[1]) == (0, "10001" if name == "api" else "10002")
+        assert (status, output.decode().split()[1]) == (0, user)

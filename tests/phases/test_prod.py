@@ -10,7 +10,7 @@ import pytest
 from tests.phases import paths
 from tests.support.stack import Checkout, checkout
 
-SERVICES = ("llm-call-api", "claude-proxy", "redis")
+SERVICES = ("llm-call-api", "claude-proxy", "egress", "redis")
 
 
 @pytest.fixture(scope="module")

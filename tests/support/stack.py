@@ -46,10 +46,13 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.extra = [root / DOUBLES]
         self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         lines = {
             **{name: str(port) for name, port in self.ports.items()},
-            "ANTHROPIC_BASE_URL": "http://messages-api:9100",
+            "EGRESS_HOST": "messages-api",
+            "EGRESS_PORT": "9100",
+            "EGRESS_TLS": "off",
             "UPSTREAM_OPENAI_BASE_URL": "http://openai-upstream:9200/v1",
         }
         (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
@@ -59,9 +62,14 @@ class Checkout:
             (root / "secrets" / name).chmod(0o444)
 
     def environment(self) -> dict[str, str]:
-        """Without what pytest or nox put there for themselves; with the doubles as two more services."""
+        """Without what pytest or nox put there for themselves; with the doubles as further services."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "PYTEST_"))}
-        return {**kept, "SHIPYARD_COMPOSE_EXTRA": str(self.root / DOUBLES)}
+        return {**kept, "SHIPYARD_COMPOSE_EXTRA": os.pathsep.join(map(str, self.extra))}
+
+    def configure(self, **lines: str) -> None:
+        """Add lines to .env; the last one of a name counts."""
+        with (self.root / ".env").open("a") as settings:
+            settings.writelines(f"{name}={value}\n" for name, value in lines.items())
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """`invoke` as a process of its own group, as a terminal would start it."""

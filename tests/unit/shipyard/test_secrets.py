@@ -12,8 +12,9 @@ from shipyard import secrets
 from shipyard.models import Project
 from shipyard.secrets import Made
 
-EVERY = ("api_keys", "client_key", "claude_proxy_keys", "claude_proxy_key", "anthropic_api_key", "openai_api_key")
+EVERY = ("api_keys", "client_key", "claude_proxy_keys", "claude_proxy_key", *secrets.PROVIDED)
 SHARED = tuple(name for name in EVERY if name != "client_key")
+OWNERS = {name: (0, 10003 if name == "anthropic_api_key" else 10001) for name in SHARED}
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,26 @@ def test_root_gives_services_their_files_by_group(
     finally:
         os.umask(earlier)
     assert modes(project.root / "secrets") == {"client_key": "400", **dict.fromkeys(SHARED, "440")}
-    assert owners == dict.fromkeys(SHARED, (0, 10001))
+    assert owners == OWNERS
+
+
+def test_root_lets_services_read_what_an_editor_left(project: Project, owners: dict[str, tuple[int, int]]) -> None:
+    secrets.init(project)
+    path = project.root / "secrets/anthropic_api_key"
+    path.chmod(0o600)
+    owners.clear()
+    secrets.init(project)
+    assert path.stat().st_mode & 0o777 == 0o440
+    assert owners["anthropic_api_key"] == (0, 10003)
+
+
+def test_others_leave_what_exists_closed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    secrets.init(project)
+    path = project.root / "secrets/anthropic_api_key"
+    path.chmod(0o400)
+    secrets.init(project)
+    assert path.stat().st_mode & 0o777 == 0o400
 
 
 def test_others_can_only_open_them_to_all(

@@ -1,0 +1,5 @@
+-- Asks the gateway in this container once; the answer becomes the exit status.
+core.register_task(function()
+    local answer = core.httpclient():get({ url = "http://127.0.0.1:8080/health", timeout = 2000 })
+    os.exit(answer.status == 200 and 0 or 1)
+end)
