@@ -15,8 +15,9 @@ from llm_call.api.flights import Flight
 from llm_call.api.gateway import Gateway
 from llm_call.api.replies import EVENTS, JSON, Streaming
 from llm_call.api.request import Wire
-from llm_call.api.sse import ClientGone, Headers, Presence, answer, relay
+from llm_call.api.sse import Headers, Presence, answer, relay
 from serving.asgi import Receive, Scope, Send, notes
+from serving.body import ClientGone
 from serving.errors import ApiError
 from serving.logs import request_id
 

@@ -8,7 +8,8 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from llm_call.api.gateway import Gateway
-from llm_call.api.request import document, reject, whole
+from llm_call.api.request import reject
+from serving import body
 from serving.errors import ApiError
 
 FEEDBACK_BYTES = 4096
@@ -25,8 +26,8 @@ def routes(gateway: Gateway) -> list[Path]:
         if not gateway.learner:
             message = "Learned routing is off, so nothing is rated; ENABLE_RL_ROUTING=true switches it on."
             raise ApiError(409, message, code="routing_disabled")
-        body = document(await whole(request.scope, request.receive, FEEDBACK_BYTES))
-        ident, rating = body.get("request_id"), body.get("rating")
+        fields = body.parse(await body.read(request.scope, request.receive, FEEDBACK_BYTES))
+        ident, rating = fields.get("request_id"), fields.get("rating")
         if not isinstance(ident, str) or not ident:
             reject("request_id", "is what the answer's header x-request-id said")
         if isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 1:

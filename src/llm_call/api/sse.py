@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from serving.asgi import Receive, Send
+from serving.body import ClientGone
 from serving.errors import ApiError
 
 Headers = list[tuple[bytes, bytes]]
@@ -14,10 +15,6 @@ Headers = list[tuple[bytes, bytes]]
 
 PATIENCE_SECONDS = 0.05
 """What takes less is not watched: a task costs more than it could save."""
-
-
-class ClientGone(Exception):
-    """The client closed its connection: nobody waits for an answer any more."""
 
 
 class Presence:

@@ -17,6 +17,7 @@ from llm_call.api.request import Asked
 from llm_call.api.settings import Settings
 from llm_call.api.store import Store
 from llm_call.api.upstreams import Upstreams
+from serving import body
 from serving.auth import Keyring
 from serving.errors import ApiError
 from serving.health import Health
@@ -227,7 +228,7 @@ def test_a_body_in_pieces_is_limited_too() -> None:
             return pieces.pop()
 
         with pytest.raises(ApiError, match="exceeds 100 bytes"):
-            await request.whole({"headers": []}, receive, 100)
+            await body.read({"headers": []}, receive, 100)
 
     asyncio.run(scenario())
 
