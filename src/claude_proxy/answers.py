@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import orjson
@@ -15,13 +16,16 @@ from serving.errors import ApiError
 KEEP_ALIVE_SECONDS = 10.0
 """The least time between two comments that tell a waiting client and every proxy between that work goes on."""
 
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""The names that a header can tell; a request may call its fields anything."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
 def _headers(ask: Ask, content_type: bytes) -> Headers:
     headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
     if ask.ignored:
-        headers.append((b"x-claude-proxy-ignored", ", ".join(ask.ignored).encode("ascii", "replace")[:500]))
+        headers.append((b"x-claude-proxy-ignored", ", ".join(filter(NAME.fullmatch, ask.ignored)).encode()[:500]))
     return headers
 
 
@@ -37,7 +41,7 @@ class Plain:
         """Take an event of the call."""
         if not isinstance(event, Finished):
             return
-        body = orjson.dumps(wire.Answer(event.model).plain(event))
+        body = orjson.dumps(wire.Answer(event.model, session=self._ask.session).plain(event))
         headers = [*_headers(self._ask, b"application/json"), (b"content-length", str(len(body)).encode())]
         self.complete = True
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -55,7 +59,7 @@ class Stream:
         self.complete = False
         self._ask = ask
         self._send = send
-        self._answer = wire.Answer(ask.model, ask.include_usage)
+        self._answer = wire.Answer(ask.model, ask.include_usage, ask.session)
         self._sent = ""
         self._begun = False
         self._spoken = 0.0

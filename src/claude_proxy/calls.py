@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from claude_proxy import command, failures
+from claude_proxy import command, failures, mcp, models
 from claude_proxy.cleanup import Cleanups
 from claude_proxy.cli import Cli
 from claude_proxy.command import Folder
 from claude_proxy.conversation import Ask
-from claude_proxy.events import Event, Finished, Reader
+from claude_proxy.events import Event, Finished, Reader, Started
+from claude_proxy.launch import Launcher
 from claude_proxy.process import Command, Exit, Processes
+from claude_proxy.sandbox import Reach, Sandbox, reach
+from claude_proxy.sessions import Session, Sessions
 from claude_proxy.settings import Settings
 from claude_proxy.slots import Slots
+from claude_proxy.spares import Spare, Spares
 from claude_proxy.workspace import Workspace, fill, remove
 
 log = logging.getLogger("claude_proxy.calls")
 
 SETTLE_SECONDS = 2.5
+PROVIDER = "https://api.anthropic.com"
+"""Where the CLI asks when it is told nothing else, and renews its login."""
 
 Sink = Callable[[Event], Awaitable[None]]
 """Takes the events of one call as they come; the last is Finished."""
@@ -28,57 +36,120 @@ Sink = Callable[[Event], Awaitable[None]]
 class Calls:
     """Runs the CLI, at most so many times at once. Made in the factory, started and closed by the event loop."""
 
-    def __init__(self, settings: Settings, cli: Cli) -> None:
+    def __init__(self, settings: Settings, cli: Cli, sandbox: Sandbox) -> None:
         self._settings = settings
         self._cli = cli
+        self._sandbox = sandbox
         self._cleanups = Cleanups()
-        self._processes = Processes(self._cleanups)
+        self._processes = Processes(self._cleanups, Launcher(), sandbox.version)
         self._workspace = Workspace(settings.workspace)
-        self._slots = Slots(settings.max_processes, settings.queue, settings.queue_seconds)
+        self._sessions = Sessions(settings.workspace / "sessions", settings.sessions)
+        self.spares = Spares(settings.prestart, settings.prestart_seconds, self._start_spare, self._discard)
+        self.slots = Slots(settings.max_processes, settings.queue, settings.queue_seconds)
 
     async def start(self) -> None:
-        """Look at the CLI."""
+        """Look at the CLI, and start the first one ahead."""
+        self._sandbox.announce()
         await self._cli.inspect(self._processes, self._workspace)
+        await asyncio.to_thread(self._sessions.sweep)
+        if self._cli.version:
+            self.spares.replenish()
 
     async def close(self) -> None:
-        """End every CLI with its group, within 2 s, and remove the workspace."""
+        """End every CLI with all that came of it, within 2 s, and remove the workspace."""
+        await self.spares.close()
         await self._processes.close()
         await self._cleanups.settled(SETTLE_SECONDS)
         self._workspace.close()
 
-    async def run(self, ask: Ask, sink: Sink) -> None:
-        """Ask the CLI and pass its events to `sink`; raises ApiError for every way to fail.
+    async def run(self, ask: Ask, key: str, sink: Sink) -> None:
+        """Ask the CLI on behalf of a key and pass its events to `sink`; raises ApiError for every way to fail.
 
         However it ends, nothing of the CLI is left when it returns.
         """
+        if (ask.tools or ask.servers) and self._sandbox.lack:
+            raise failures.sandbox_missing(self._sandbox.lack)
         try:
-            async with asyncio.timeout(self._settings.deadline), self._slots.take():
-                await self._in_folder(ask, sink)
+            async with asyncio.timeout(self._settings.deadline), self._session(ask, key) as session, self.slots.take():
+                await self._asked(session.extend(ask) if session else ask, session, sink)
         except TimeoutError as error:
             raise failures.deadline(self._settings.deadline) from error
 
-    async def _in_folder(self, ask: Ask, sink: Sink) -> None:
-        folder = self._workspace.reserve()
+    @asynccontextmanager
+    async def _session(self, ask: Ask, key: str) -> AsyncIterator[Session | None]:
+        if not ask.session:
+            yield None
+            return
+        opening = asyncio.ensure_future(asyncio.to_thread(self._sessions.open, key, ask.session))
         try:
-            history = command.history(ask, folder, self._cli.version)
-            await asyncio.to_thread(fill, folder, ask.system, history)
-            ended = await self._processes.run(self._command(ask, folder), _listener(ask, sink))
+            session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda done: None if done.exception() else done.result().close())
+            raise
+        try:
+            yield session
+        finally:
+            session.close()
+
+    async def _asked(self, ask: Ask, session: Session | None, sink: Sink) -> None:
+        spare = self.spares.take(ask)
+        folder = spare.folder if spare else self._workspace.reserve()
+        listener = self._listener(ask, session, sink)
+        try:
+            await sink(Started(ahead=spare is not None))
+            if spare:
+                words = command.adjustments(ask, spare.model) + command.prompt(ask)
+                ended = await self._processes.converse(spare.running, words, listener)
+            else:
+                ended = await self._processes.run(await asyncio.to_thread(self._prepare, ask, folder), listener)
         except OSError as error:
             log.exception("the CLI could not be started")
             raise failures.not_started(error.strerror or "see the log") from error
         finally:
             await self._cleanups.run(asyncio.to_thread(remove, folder))
+            self.spares.replenish()
         if ended is not None:
             self._log_crash(ended)
             raise failures.crashed(ended.code)
 
-    def _command(self, ask: Ask, folder: Folder) -> Command:
+    def _prepare(self, ask: Ask, folder: Folder) -> Command:
+        """Make the folder, and return what to start in it."""
+        servers = {name: self._settings.servers[name] for name in ask.servers}
+        history = command.history(ask, folder, self._cli.version)
+        fill(folder, ask.system, history, mcp.document(servers) if servers else b"")
         return Command(
             argv=command.argv(self._cli.path or self._settings.cli, ask, folder, self._settings),
             env=command.environment(ask, folder, self._settings),
             cwd=folder.work,
             stdin=command.prompt(ask),
+            reach=self._reach(ask, folder),
+            # It may be renewing its login, or have servers that want to say goodbye.
+            gentle=bool(self._settings.login or ask.servers),
         )
+
+    def _reach(self, ask: Ask, folder: Folder) -> Reach:
+        chosen = self._settings
+        servers = [chosen.servers[name] for name in ask.servers]
+        urls = [chosen.base_url or PROVIDER, *(url for server in servers for url in server.urls)]
+        programs = [server.config["command"] for server in servers if "command" in server.config]
+        readable = (*chosen.readable, *chosen.passed_on.values(), *programs)
+        if chosen.login is None:
+            return reach(self._cli.path or chosen.cli, folder.root, readable, (), urls)
+        return reach(self._cli.path or chosen.cli, folder.root, readable, (str(chosen.login),), [*urls, PROVIDER])
+
+    async def _start_spare(self) -> Spare:
+        ask = Ask(model=models.USUAL, system="", history=[], prompt=[])
+        folder = self._workspace.reserve()
+        try:
+            prepared = await asyncio.to_thread(self._prepare, ask, folder)
+            return Spare(folder, await self._processes.start(prepared), ask.model)
+        except BaseException:
+            await self._cleanups.run(asyncio.to_thread(remove, folder))
+            raise
+
+    async def _discard(self, spare: Spare) -> None:
+        await self._cleanups.run(self._processes.end(spare.running))
+        await self._cleanups.run(asyncio.to_thread(remove, spare.folder))
 
     def _log_crash(self, ended: Exit) -> None:
         complaint = ended.complaint
@@ -86,15 +157,18 @@ class Calls:
             complaint = complaint.replace(self._settings.credential.value.reveal(), "[REDACTED]")
         log.warning("the CLI ended without a result", extra={"code": ended.code, "stderr": complaint})
 
+    def _listener(self, ask: Ask, session: Session | None, sink: Sink) -> Callable[[bytes], Awaitable[bool]]:
+        reader = Reader(ask.model)
 
-def _listener(ask: Ask, sink: Sink) -> Callable[[bytes], Awaitable[bool]]:
-    reader = Reader(ask.model)
+        async def on_line(line: bytes) -> bool:
+            event = reader.feed(line)
+            if event is None:
+                return False
+            if session and isinstance(event, Finished):
+                # Before the client knows the end: its next request may come at once, and finds the session free.
+                kept = await asyncio.to_thread(session.save, ask, event.turns, self._settings.sessions.size)
+                event = replace(event, kept=kept)
+            await sink(event)
+            return isinstance(event, Finished)
 
-    async def on_line(line: bytes) -> bool:
-        event = reader.feed(line)
-        if event is None:
-            return False
-        await sink(event)
-        return isinstance(event, Finished)
-
-    return on_line
+        return on_line

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
-import orjson
-
+from claude_proxy import grants
 from claude_proxy.answers import Plain, Stream
 from claude_proxy.calls import Calls
 from claude_proxy.conversation import Ask, translate
+from claude_proxy.events import Event
+from claude_proxy.metrics import Figures
+from serving import body
 from serving.asgi import Receive, Scope, Send, notes
 from serving.errors import ApiError
+from serving.keys_file import Key
+
+LARGE = 256 * 1024
+"""From how many bytes on a body is read in a thread, so that nobody else waits for it."""
 
 
 class Chat:
     """An ASGI endpoint, because it has to notice a client that leaves while the CLI works."""
 
-    def __init__(self, calls: Calls, max_body: int) -> None:
+    def __init__(self, calls: Calls, figures: Figures, servers: Collection[str], max_body: int) -> None:
         self._calls = calls
+        self._figures = figures
+        self._servers = servers
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; raises ApiError as long as nothing of the answer was sent."""
-        body = await self._read(receive)
-        if body is None:
-            return
-        ask = translate(_parse(body))
+        """Answer one request; raises ApiError as long as nothing of the answer was sent, and ClientGone before."""
+        raw = await body.read(scope, receive, self._max_body)
+        ask = await asyncio.to_thread(_ask, raw) if len(raw) > LARGE else _ask(raw)
+        key: Key = notes(scope)["grant"]
+        grants.check_model(key, ask.model)
+        granted = grants.narrowed(grants.grant(key, self._servers), scope)
+        ask = grants.apply(ask, granted)
         notes(scope)["log"] = {"model": ask.model, "stream": ask.stream}
         answer = Stream(ask, send) if ask.stream else Plain(ask, send)
-        work = asyncio.create_task(self._answer(ask, answer))
+        work = asyncio.create_task(self._answer(ask, granted.key, answer))
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -41,35 +52,29 @@ class Chat:
             gone.cancel()
             work.cancel()
 
-    async def _answer(self, ask: Ask, answer: Plain | Stream) -> None:
+    async def _answer(self, ask: Ask, key: str, answer: Plain | Stream) -> None:
+        observed = self._figures.begin(ask.model)
+        outcome: str | None = "disconnected"
+
+        async def sink(event: Event) -> None:
+            observed.note(event)
+            await answer(event)
+
         try:
-            await self._calls.run(ask, answer)
+            await self._calls.run(ask, key, sink)
+            outcome = "ok"
         except ApiError as error:
+            outcome = error.code
             await answer.fail(error)
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body, or None when the client left before its end; raises ApiError 413."""
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body:
-                text = f"The body is larger than {self._max_body} bytes; send less."
-                raise ApiError(413, text, code="request_too_large")
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        except Exception:
+            outcome = None
+            raise
+        finally:
+            observed.end(outcome)
 
 
-def _parse(body: bytes) -> object:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        text = f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        raise ApiError(400, text, code="invalid_json") from error
+def _ask(raw: bytes) -> Ask:
+    return translate(body.parse(raw))
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -7,9 +7,9 @@ import logging
 import os
 import shutil
 
-from claude_proxy import failures
 from claude_proxy.command import QUIET, SEARCH_PATH
 from claude_proxy.process import Command, Processes
+from claude_proxy.sandbox import reach
 from claude_proxy.settings import Settings
 from claude_proxy.workspace import Workspace, fill, remove
 
@@ -52,12 +52,6 @@ class Cli:
             msg = f"{self.path} is gone or not executable any more"
             raise RuntimeError(msg)
 
-    async def logged_in(self) -> None:
-        """Health check: raises when there is no credential to give to the CLI."""
-        if self._settings.credential is None:
-            msg = f"no credential for the CLI: {failures.LOGIN_HINT}"
-            raise RuntimeError(msg)
-
     async def _ask_version(self, processes: Processes, workspace: Workspace) -> str:
         folder = workspace.reserve()
         lines: list[bytes] = []
@@ -67,9 +61,10 @@ class Cli:
             return True
 
         try:
-            fill(folder, "", b"")
+            fill(folder, "")
             env = {"PATH": SEARCH_PATH, "HOME": str(folder.home), "CLAUDE_CONFIG_DIR": str(folder.config), **QUIET}
-            await processes.run(Command([self.path, "--version"], env, folder.work), keep)
+            within = reach(self.path, folder.root, self._settings.readable, (), ())
+            await processes.run(Command([self.path, "--version"], env, folder.work, reach=within), keep)
         finally:
             remove(folder)
         return lines[0].decode("utf-8", "replace").split()[0] if lines and lines[0].strip() else ""

@@ -7,9 +7,11 @@ import math
 from serving.errors import ApiError
 
 LOGIN_HINT = (
-    "give the service an API key by ANTHROPIC_API_KEY_FILE or a long-lived token (`claude setup-token`) "
-    "by CLAUDE_CODE_OAUTH_TOKEN_FILE"
+    "put an API key or a long-lived token (`claude setup-token`) into secrets/anthropic_api_key; without the egress "
+    "gateway, name its file by ANTHROPIC_API_KEY_FILE or CLAUDE_CODE_OAUTH_TOKEN_FILE"
 )
+HOPELESS = {"x-should-retry": "false"}
+"""For what only the operator can mend; OpenAI's clients and our gateway heed it."""
 BUSY_SECONDS = 5
 """What a client that finds every CLI busy is told to wait: a short answer takes about that long."""
 
@@ -17,7 +19,7 @@ BUSY_SECONDS = 5
 def not_authenticated() -> ApiError:
     """Return the error for a CLI that is not logged in, or whose credential the provider refused."""
     message = f"The Claude CLI is not logged in, or its credential was refused; {LOGIN_HINT}."
-    return ApiError(503, message, type="authentication_error", code="claude_not_authenticated")
+    return ApiError(503, message, type="authentication_error", code="claude_not_authenticated", headers=HOPELESS)
 
 
 def rate_limited(delay_ms: float | None) -> ApiError:
@@ -32,6 +34,31 @@ def busy() -> ApiError:
     headers = {"retry-after": str(BUSY_SECONDS)}
     message = "Every Claude CLI is busy; try again in a moment."
     return ApiError(429, message, type="rate_limit_error", code="claude_proxy_busy", headers=headers)
+
+
+def sandbox_missing(lack: str) -> ApiError:
+    """Return the error for a request with tools where requests cannot be kept apart."""
+    message = f"Tools are off: {lack}. Send claude_tools: [] and no mcp_servers to go without."
+    return ApiError(503, message, type="server_error", code="sandbox_missing", param="claude_tools", headers=HOPELESS)
+
+
+def session_busy(ident: str) -> ApiError:
+    """Return the error for a session that another request continues right now."""
+    message = f'The session "{ident}" is answering another request; send this one when that has ended.'
+    return ApiError(409, message, code="session_busy", param="session_id", headers={"retry-after": "1"})
+
+
+def session_repeated(ident: str, turns: int) -> ApiError:
+    """Return the error for a request that sends again what its session already holds."""
+    message = f'The session "{ident}" already holds {turns} turns; send only the new messages of the user '
+    message += "(and a system message to replace the session's), or take another session_id for another conversation."
+    return ApiError(400, message, code="session_exists", param="messages")
+
+
+def session_too_long(ident: str, size: int) -> ApiError:
+    """Return the error for a session that has grown too large."""
+    message = f'The session "{ident}" would grow beyond {size} bytes; begin another one.'
+    return ApiError(400, message, code="session_too_long", param="session_id")
 
 
 def deadline(seconds: float) -> ApiError:
@@ -88,7 +115,7 @@ def from_result(kind: str, status: int | None, words: str) -> ApiError:
         return ApiError(400, words[:1000] or "The provider refused the request.", code="claude_invalid_request")
     if kind == "billing_error":
         message = "The provider refuses the account for billing reasons; see its console."
-        return ApiError(503, message, type="server_error", code="claude_billing_error")
+        return ApiError(503, message, type="server_error", code="claude_billing_error", headers=HOPELESS)
     if status in (503, 529):
         return ApiError(
             503, "The provider is overloaded; try again later.", type="server_error", code="claude_overloaded"

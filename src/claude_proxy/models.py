@@ -11,6 +11,8 @@ from serving.errors import ApiError
 ALIASES = ("opus", "sonnet", "haiku")
 """The CLI's own names for the newest model of each family."""
 
+USUAL = "sonnet"
+"""What a CLI that is started ahead is started for; it can still be told another."""
 PREFIX = "max/"
 # A name reaches the CLI's command line: it can neither begin like an option nor hold anything but these characters.
 FULL_NAME = re.compile(r"claude-[a-z0-9][a-z0-9.@-]{0,80}(\[1m\])?")
@@ -27,7 +29,12 @@ def resolve(name: str) -> str:
     raise ApiError(404, msg, code="model_not_found", param="model")
 
 
+def entry(name: str) -> dict[str, Any]:
+    """Return the document of GET /v1/models/NAME; raises ApiError 404."""
+    resolve(name)
+    return {"id": name, "object": "model", "created": 0, "owned_by": "anthropic"}
+
+
 def listing() -> dict[str, Any]:
     """Return the document of GET /v1/models."""
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "anthropic"} for name in ALIASES]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [entry(name) for name in ALIASES]}

@@ -1,4 +1,4 @@
-"""The only place that starts a process: fed and drained throughout, ended with its whole group in any case."""
+"""CLI processes as the event loop sees them: fed and drained throughout, and nothing left of them at the end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import contextlib
 import logging
 import os
 import signal
-from asyncio.subprocess import PIPE, Process
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import orjson
+
 from claude_proxy.cleanup import Cleanups
+from claude_proxy.keeper import KILL, TERMINATE
+from claude_proxy.launch import Launcher
+from claude_proxy.sandbox import Reach
 
 log = logging.getLogger("claude_proxy.process")
 
@@ -21,20 +26,24 @@ LONGEST_LINE = 64 * 1024 * 1024
 """In bytes. The CLI repeats whole messages in one line, images included; a longer one is no answer of a model."""
 COMPLAINT = 2000
 """How many bytes of the end of stderr are kept."""
-GRACE_SECONDS = 1.5
-"""From SIGTERM to SIGKILL; together with the kill itself it stays below 2 s."""
 
 OnLine = Callable[[bytes], Awaitable[bool]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to start. `stdin` is written to it, then its input ends."""
+    """What to start, and what it may reach. `stdin` is written to it, then its input ends.
+
+    A `gentle` one is asked to end also when it has said all; others have nothing left to do then and are killed.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
     stdin: bytes = b""
+    reach: Reach = field(default_factory=Reach)
+    gentle: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,89 +54,162 @@ class Exit:
     complaint: str
 
 
-class Processes:
-    """Every process that lives now."""
+class Running:
+    """One process with its keeper. `exited` is its code once it ended by itself."""
 
-    def __init__(self, cleanups: Cleanups) -> None:
+    def __init__(self, stdin: Streams, stdout: Streams, stderr: Streams, keeper: Streams) -> None:
+        self.exited: int | None = None
+        self.gentle = True
+        self._end_by = TERMINATE
+        self._stdin, self._stdout, self._stderr, self._keeper = stdin[1], stdout[0], stderr[0], keeper
+        self._writers = [each[1] for each in (stdin, stdout, stderr, keeper)]
+        self._gone: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Wait until it runs; raises OSError when it could not be started."""
+        word, _, value = (await self._keeper[0].readline()).decode().partition(" ")
+        if word != "pid":
+            self._close()
+            number = int(value or 0)
+            if not word:
+                msg = "the launcher ended before it started the CLI"
+                raise ConnectionResetError(msg)
+            raise OSError(number, os.strerror(number))
+        self._gone = asyncio.create_task(self._listen())
+
+    async def converse(self, stdin: bytes, on_line: OnLine) -> Exit | None:
+        """Give it its input and pass on each line of its output until `on_line` returns True (None), or it ends."""
+        feeder = asyncio.create_task(_feed(self._stdin, stdin))
+        drain = asyncio.create_task(_tail(self._stderr))
+        try:
+            async for line in _lines(self._stdout):
+                if await on_line(line):
+                    self._end_by = TERMINATE if self.gentle else KILL
+                    return None
+            await self._ended()
+            return Exit(-signal.SIGKILL if self.exited is None else self.exited, await drain)
+        finally:
+            feeder.cancel()
+            drain.cancel()
+
+    async def end(self) -> None:
+        """End it with every process that came of it, within 2 s."""
+        try:
+            with contextlib.suppress(OSError):
+                self._keeper[1].write(self._end_by)
+            await self._ended()
+        finally:
+            # Whoever is cancelled here leaves at once: the keeper kills everything when its socket ends.
+            self._close()
+
+    async def _ended(self) -> None:
+        if self._gone is not None:
+            await asyncio.shield(self._gone)
+
+    async def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while line := await self._keeper[0].readline():
+                word, _, value = line.decode().partition(" ")
+                if word == "exit":
+                    self.exited = int(value)
+
+    def _close(self) -> None:
+        for each in self._writers:
+            each.close()
+
+
+class Processes:
+    """Every process that lives now, started by the launcher in the sandbox of this ABI (0: in none)."""
+
+    def __init__(self, cleanups: Cleanups, launcher: Launcher, abi: int = 0) -> None:
         self._cleanups = cleanups
-        self._live: set[Process] = set()
+        self._launcher = launcher
+        self._abi = abi
+        self._live: set[Running] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
 
     async def run(self, command: Command, on_line: OnLine) -> Exit | None:
         """Run a command and pass on each line of its output, without the line end.
 
         Ends when `on_line` returns True (the result is then None), when it raises, when the process ends, or when the
-        caller is cancelled; after each of these nothing of the process's group is left. Raises OSError if the command
-        cannot be started, ValueError for a line that is too long.
+        caller is cancelled; after each of these nothing of it is left. Raises OSError if the command cannot be started,
+        ValueError for a line that is too long.
         """
-        process = await self._start(command)
-        assert process.stdin and process.stdout and process.stderr
-        feeder = asyncio.create_task(_feed(process.stdin, command.stdin))
-        drain = asyncio.create_task(_tail(process.stderr))
+        running = await self.start(command)
+        return await self.converse(running, command.stdin, on_line)
+
+    async def converse(self, running: Running, stdin: bytes, on_line: OnLine) -> Exit | None:
+        """The same with a process that was started before."""
         try:
-            async for line in _lines(process.stdout):
-                if await on_line(line):
-                    return None
-            return Exit(await process.wait(), await drain)
+            return await running.converse(stdin, on_line)
         finally:
-            feeder.cancel()
-            await self._cleanups.run(self._end(process))
-            drain.cancel()
+            await self._cleanups.run(self.end(running))
 
-    async def close(self) -> None:
-        """End everything that still runs, within 2 s."""
-        await asyncio.gather(*(self._end(process) for process in list(self._live)))
-
-    async def _start(self, command: Command) -> Process:
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *command.argv,
-                env=command.env,
-                cwd=command.cwd,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                start_new_session=True,
-            )
-        )
+    async def start(self, command: Command) -> Running:
+        """Start a process that waits for its input; raises OSError."""
+        starting = asyncio.ensure_future(self._start(command))
         try:
-            process = await asyncio.shield(starting)
+            return await asyncio.shield(starting)
         except asyncio.CancelledError:
             # The process may exist already: a cancelled start would leave it without anybody who knows of it.
             with contextlib.suppress(OSError):
-                await self._cleanups.run(self._end(await starting))
+                await self._cleanups.run(self.end(await starting))
             raise
-        self._live.add(process)
-        return process
 
-    async def _end(self, process: Process) -> None:
+    async def end(self, running: Running) -> None:
+        """End a process with all that came of it, within 2 s."""
         try:
-            if process.returncode is None:
-                _signal(process.pid, signal.SIGTERM)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(GRACE_SECONDS):
-                        await process.wait()
-            # Also when the leader has ended: its children may live on in the group.
-            _signal(process.pid, signal.SIGKILL)
-            await process.wait()
-        except asyncio.CancelledError:
-            _signal(process.pid, signal.SIGKILL)
+            await running.end()
+        finally:
+            self._live.discard(running)
+
+    async def close(self) -> None:
+        """End everything that still runs, within 2 s, and the launcher."""
+        await asyncio.gather(*(self.end(each) for each in list(self._live)))
+        self._launcher.close()
+
+    async def _start(self, command: Command) -> Running:
+        try:
+            return await self._try_to_start(command)
+        except ConnectionResetError:
+            # A job that the launcher took with it into its death; the next send finds that out and starts another.
+            return await self._try_to_start(command)
+
+    async def _try_to_start(self, command: Command) -> Running:
+        ours, theirs = _sockets(4)
+        try:
+            job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "abi": self._abi}
+            job |= asdict(command.reach)
+            await asyncio.to_thread(self._launcher.send, orjson.dumps(job), [each.fileno() for each in theirs])
+            running = Running(*[await asyncio.open_unix_connection(sock=each) for each in ours])
+        except BaseException:
+            for each in ours:
+                each.close()
             raise
         finally:
-            self._live.discard(process)
+            for each in theirs:
+                each.close()
+        running.gentle = command.gentle
+        await running.begin()
+        self._live.add(running)
+        return running
 
 
-def _signal(group: int, number: signal.Signals) -> None:
-    # A group of that number exists as long as a member lives; the kernel does not give the number away before.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
+def _sockets(count: int) -> tuple[list[socket.socket], list[socket.socket]]:
+    pairs = [socket.socketpair() for _ in range(count)]
+    for ours, _ in pairs:
+        ours.setblocking(False)
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 async def _feed(stdin: asyncio.StreamWriter, content: bytes) -> None:
     # A process that ends without reading its input says why by its exit code.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    with contextlib.suppress(OSError):
         stdin.write(content)
         await stdin.drain()
-    stdin.close()
+        stdin.write_eof()
 
 
 async def _tail(stderr: asyncio.StreamReader) -> str:

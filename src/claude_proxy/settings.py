@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from claude_proxy import capacity, mcp, sandbox
+from serving import cors
 from serving.settings import Env, Secret
 
 PASSED_ON = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
 """Settings that the CLI gets unchanged: where the certificates of a TLS-intercepting network lie."""
+PLACEHOLDER = "held-by-the-egress-gateway"
+"""What the CLI shows for a key where the egress gateway replaces it; the CLI starts no request without one."""
+KEYS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+SOURCE = "CLAUDE_PROXY_CREDENTIAL"
+LOGIN = "CLAUDE_PROXY_LOGIN_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -20,39 +28,71 @@ class Credential:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How many sessions a key may have, after how many seconds of silence one is forgotten, and its bytes."""
+
+    count: int = 100
+    seconds: float = 86_400.0
+    size: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
 class Settings:
     """The proxy's configuration. Durations are in seconds, sizes in bytes."""
 
     cli: str = "claude"
     workspace: Path = Path("/workspace")
     keys_file: str = ""
+    origins: tuple[str, ...] = ()
     base_url: str = ""
     credential: Credential | None = None
+    egress: bool = False
+    login: Path | None = None
     passed_on: dict[str, str] = field(default_factory=dict)
+    sandbox: str = "best-effort"
+    readable: tuple[str, ...] = ()
+    servers: dict[str, mcp.Server] = field(default_factory=dict)
     deadline: float = 600.0
     max_processes: int = 4
     queue: int = 8
     queue_seconds: float = 10.0
+    prestart: int = 1
+    prestart_seconds: float = 600.0
+    sessions: Limits = field(default_factory=Limits)
     retries: int = 2
     max_body: int = 32 * 1024 * 1024
 
 
-def read(env: Env) -> Settings:
-    """Read the settings; raises SettingsError with every fault."""
+def read(env: Env, memory: int | None = None) -> Settings:
+    """Read the settings; `memory` is what the CLIs may use (default: asked of the kernel).
+
+    Raises SettingsError with every fault.
+    """
     base_url = env.text("ANTHROPIC_BASE_URL")
     if base_url and not base_url.startswith(("http://", "https://")):
         env.fault("ANTHROPIC_BASE_URL", f'"{base_url}" is no URL; for example https://api.anthropic.com')
+    egress = _egress(env, base_url)
+    most = capacity.processes(capacity.memory() if memory is None else memory)
     settings = Settings(
         cli=env.text("CLAUDE_PROXY_CLI", Settings.cli),
-        workspace=_workspace(env),
+        workspace=_absolute(env, "CLAUDE_PROXY_WORKSPACE") or Settings.workspace,
         keys_file=env.text("CLAUDE_PROXY_KEYS_FILE"),
+        origins=cors.read(env, "CLAUDE_PROXY"),
         base_url=base_url,
-        credential=_credential(env),
+        credential=Credential(KEYS[0], Secret(PLACEHOLDER)) if egress else _credential(env),
+        egress=egress,
+        login=_login(env, egress),
         passed_on={name: env.text(name) for name in PASSED_ON if env.text(name)},
+        sandbox=_sandbox(env),
+        readable=_readable(env),
+        servers=mcp.read(env, "CLAUDE_PROXY_MCP_FILE"),
         deadline=env.seconds("CLAUDE_PROXY_DEADLINE", Settings.deadline, minimum=0.1),
-        max_processes=env.integer("CLAUDE_PROXY_MAX_PROCESSES", Settings.max_processes, minimum=1, maximum=256),
+        max_processes=env.integer("CLAUDE_PROXY_MAX_PROCESSES", most, minimum=1, maximum=256),
         queue=env.integer("CLAUDE_PROXY_QUEUE", Settings.queue, minimum=0, maximum=10_000),
         queue_seconds=env.seconds("CLAUDE_PROXY_QUEUE_SECONDS", Settings.queue_seconds),
+        prestart=env.integer("CLAUDE_PROXY_PRESTART", Settings.prestart, minimum=0, maximum=16),
+        prestart_seconds=env.seconds("CLAUDE_PROXY_PRESTART_SECONDS", Settings.prestart_seconds, minimum=1.0),
+        sessions=_sessions(env),
         retries=env.integer("CLAUDE_PROXY_RETRIES", Settings.retries, minimum=0, maximum=10),
         max_body=env.integer("CLAUDE_PROXY_MAX_BODY", Settings.max_body, minimum=1024),
     )
@@ -60,16 +100,60 @@ def read(env: Env) -> Settings:
     return settings
 
 
-def _workspace(env: Env) -> Path:
-    path = Path(env.text("CLAUDE_PROXY_WORKSPACE", str(Settings.workspace)))
-    if not path.is_absolute():
-        env.fault("CLAUDE_PROXY_WORKSPACE", f'"{path}" is not an absolute path; for example /workspace')
-    return path
+def _absolute(env: Env, name: str) -> Path | None:
+    text = env.text(name)
+    if text and not text.startswith("/"):
+        env.fault(name, f'"{text}" is not an absolute path; for example {Settings.workspace}')
+    return Path(text) if text else None
+
+
+def _sandbox(env: Env) -> str:
+    mode = env.text("CLAUDE_PROXY_SANDBOX", Settings.sandbox)
+    if mode not in sandbox.MODES:
+        env.fault("CLAUDE_PROXY_SANDBOX", f'"{mode}" is none of {", ".join(sandbox.MODES)}')
+    return mode
+
+
+def _readable(env: Env) -> tuple[str, ...]:
+    paths = tuple(path for path in env.text("CLAUDE_PROXY_READABLE").split(os.pathsep) if path)
+    for path in paths:
+        if not path.startswith("/") or not Path(path).exists():
+            env.fault("CLAUDE_PROXY_READABLE", f'"{path}" is no existing absolute path; separate several by ":"')
+    return paths
+
+
+def _sessions(env: Env) -> Limits:
+    return Limits(
+        env.integer("CLAUDE_PROXY_SESSIONS_PER_KEY", Limits.count, minimum=1, maximum=100_000),
+        env.seconds("CLAUDE_PROXY_SESSION_SECONDS", Limits.seconds, minimum=1.0),
+        env.integer("CLAUDE_PROXY_SESSION_BYTES", Limits.size, minimum=1024),
+    )
+
+
+def _egress(env: Env, base_url: str) -> bool:
+    """Whether a gateway adds the credential, so that none is here."""
+    source = env.text(SOURCE)
+    if source not in ("", "egress"):
+        env.fault(SOURCE, f'"{source}" is not known; set it to egress, or leave it empty and give a key')
+    if source != "egress":
+        return False
+    if not base_url:
+        env.fault("ANTHROPIC_BASE_URL", f"{SOURCE}=egress needs the gateway's address; for example http://egress:8080")
+    for name in KEYS:
+        if env.text(name) or env.text(f"{name}_FILE"):
+            env.fault(name, f"{SOURCE}=egress keeps every credential out of this service; remove it here")
+    return True
+
+
+def _login(env: Env, egress: bool) -> Path | None:
+    folder = _absolute(env, LOGIN)
+    if folder and (egress or any(env.text(name) or env.text(f"{name}_FILE") for name in KEYS)):
+        env.fault(LOGIN, f"is set beside {SOURCE}, {KEYS[0]} or {KEYS[1]}; keep the one that the CLI is to use")
+    return folder
 
 
 def _credential(env: Env) -> Credential | None:
-    names = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
-    found = [Credential(name, value) for name in names if (value := env.secret(name)) is not None]
+    found = [Credential(name, value) for name in KEYS if (value := env.secret(name)) is not None]
     if len(found) > 1:
-        env.fault(f"{names[0]}, {names[1]}", "both are set; keep the one that the CLI is to use")
+        env.fault(f"{KEYS[0]}, {KEYS[1]}", "both are set; keep the one that the CLI is to use")
     return found[0] if found else None

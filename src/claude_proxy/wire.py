@@ -16,16 +16,17 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": working\n\n"
 
 
-def usage(counted: Usage) -> dict[str, Any]:
-    """Return OpenAI's usage; what came from the prompt cache counts as prompt there too."""
+def usage(counted: Usage, cost: float | None = None) -> dict[str, Any]:
+    """Return OpenAI's usage; what came from the prompt cache counts as prompt there too. The cost is in USD."""
     prompt = counted.fresh + counted.cache_written + counted.cache_read
-    return {
+    counts = {
         "prompt_tokens": prompt,
         "completion_tokens": counted.output,
         "total_tokens": prompt + counted.output,
         "prompt_tokens_details": {"cached_tokens": counted.cache_read},
         "completion_tokens_details": {"reasoning_tokens": counted.thinking},
     }
+    return counts if cost is None else counts | {"cost_usd": cost}
 
 
 def frame(document: dict[str, Any]) -> bytes:
@@ -44,6 +45,7 @@ class Answer:
 
     model: str
     include_usage: bool = False
+    session: str = ""
     ident: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -51,7 +53,8 @@ class Answer:
         """Return the whole answer as one document."""
         message = {"role": "assistant", "content": finished.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finished.reason}
-        return self._head("chat.completion") | {"choices": [choice], "usage": usage(finished.usage)}
+        counted = usage(finished.usage, finished.cost)
+        return self._head("chat.completion") | {"choices": [choice], "usage": counted} | self._session(finished)
 
     def opening(self) -> bytes:
         """Return the first chunk: who speaks."""
@@ -63,17 +66,23 @@ class Answer:
 
     def closing(self, finished: Finished) -> bytes:
         """Return the last chunks: why it ended, the usage where it was asked for, and the end mark."""
-        end = self._chunk({}, finished.reason)
+        end = self._chunk({}, finished.reason, self._session(finished))
         if self.include_usage:
-            counted = self._head("chat.completion.chunk") | {"choices": [], "usage": usage(finished.usage)}
+            counted = self._head("chat.completion.chunk") | {
+                "choices": [],
+                "usage": usage(finished.usage, finished.cost),
+            }
             end += frame(counted)
         return end + DONE
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None, extra: dict[str, Any] | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        document = self._head("chat.completion.chunk") | {"choices": [choice]}
+        document = self._head("chat.completion.chunk") | {"choices": [choice]} | (extra or {})
         # OpenAI's own wire: with include_usage every chunk but the last says that its usage is null.
         return frame(document | {"usage": None} if self.include_usage else document)
+
+    def _session(self, finished: Finished) -> dict[str, Any]:
+        return {"session_id": self.session, "session_turns": finished.kept} if self.session else {}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.ident, "object": kind, "created": self.created, "model": self.model}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,6 @@ class Workspace:
     """
 
     def __init__(self, root: Path) -> None:
-        self._number = 0
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _alone(root):
@@ -43,8 +43,8 @@ class Workspace:
 
     def reserve(self) -> Folder:
         """Return the place of the next request; nothing is there yet."""
-        self._number += 1
-        return Folder(self._path / str(self._number))
+        # No CLI can list this place, and it could not guess the name of another's folder either.
+        return Folder(self._path / secrets.token_hex(16))
 
     def close(self) -> None:
         """Remove everything and give the lock back."""
@@ -52,13 +52,15 @@ class Workspace:
         os.close(self._lock)
 
 
-def fill(folder: Folder, system: str, history: bytes) -> None:
+def fill(folder: Folder, system: str, history: bytes = b"", servers: bytes = b"") -> None:
     """Make the folder of a request with the files that its CLI reads; raises OSError."""
     for path in (folder.root, folder.work, folder.home, folder.config, folder.scratch):
         path.mkdir(mode=PRIVATE)
     folder.system.write_text(system, "utf-8")
     if history:
         folder.history.write_bytes(history)
+    if servers:
+        folder.servers.write_bytes(servers)
 
 
 def remove(folder: Folder) -> None:

@@ -187,6 +187,16 @@ def test_the_log_holds_no_text_and_no_key(api: Service) -> None:
         assert secret not in api.output
 
 
+def test_the_claude_proxy_is_told_for_whom_it_works(folder: Path, tmp_path: Path, upstream: Service) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"hub:{hashlib.sha256(KEY.encode()).hexdigest()} tools=Read,Bash\n")
+    with gateway(folder, LLM_CALL_KEYS_FILE=str(keys)) as api:
+        for model, told in (("max/opus", ("hub", "Read,Bash", "")), ("d/one", (None, None, None))):
+            api.post("/v1/chat/completions", chat(model), **AUTH)
+            seen = upstream.get("/last")[1]["headers"]
+            assert tuple(seen.get(f"x-llm-call-{name}") for name in ("client", "tools", "mcp")) == told
+
+
 def test_a_body_over_the_limit_is_refused(folder: Path) -> None:
     with gateway(folder, LLM_CALL_MAX_BODY_BYTES="2048") as api:
         status, answer, _ = api.post("/v1/chat/completions", chat(text="x" * 3000), **AUTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,75 +17,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.claude_cli_double import install
 from tests.support.claude_proxy_process import Proxy, running, said, wait_until
 
-# Misbehaves as the first word of the prompt says. It notes its process ids, so that a test can see them end.
-FAKE = """#!{python}
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
-
-def tell(document):
-    print(json.dumps(document), flush=True)
-
-def event(**fields):
-    tell({{"type": "stream_event", "event": fields}})
-
-def begin(text):
-    event(type="message_start", message={{"model": "fake-1", "usage": {{"input_tokens": 3}}}})
-    event(type="content_block_delta", delta={{"type": "text_delta", "text": text}})
-
-def note(pid):
-    with open("{pids}", "a") as pids:
-        print(pid, file=pids, flush=True)
-
-def answer(text):
-    begin(text)
-    event(type="message_delta", delta={{"stop_reason": "end_turn"}})
-    tell({{"type": "result", "subtype": "success", "is_error": False, "result": text, "usage": {{"output_tokens": 2}}}})
-
-if "--version" in sys.argv:
-    print("0.0.1 (a double)")
-    sys.exit()
-mode = json.loads(sys.stdin.readline())["message"]["content"][0]["text"].split()[0]
-note(os.getpid())
-if mode == "flood":
-    sys.stderr.write("x" * 4_000_000)
-    answer("after the flood")
-elif mode == "crash":
-    print("no JSON at all", flush=True)
-    sys.exit("the key is {secret}")
-elif mode == "describe":
-    answer(json.dumps({{"env": dict(os.environ), "argv": sys.argv[1:], "cwd": os.getcwd(),
-                       "mode": oct(Path("..").stat().st_mode & 0o777), "group": os.getpgid(0) == os.getpid()}}))
-elif mode == "restart":
-    begin("one ")
-    begin("two ")
-    answer("three")
-elif mode in ("hang", "stubborn"):
-    if mode == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-        note(subprocess.Popen([sys.executable, "-c", child]).pid)
-    begin("and then ")
-    time.sleep(600)
-else:
-    answer("you said " + mode)
-"""
 SECRET = "sk-a-secret-of-this-test"
 Start = Callable[..., AbstractContextManager[Proxy]]
 
 
 @pytest.fixture
-def pids(tmp_path: Path) -> Path:
-    return tmp_path / "pids"
+def cli(tmp_path: Path) -> Path:
+    return install(tmp_path / "fake-claude", SECRET)
 
 
 @pytest.fixture
-def start(tmp_path: Path, pids: Path) -> Start:
-    cli = tmp_path / "fake-claude"
-    cli.write_text(FAKE.format(python=sys.executable, pids=pids, secret=SECRET))
-    cli.chmod(0o755)
-
+def start(tmp_path: Path, cli: Path) -> Start:
     def begin(**settings: str) -> AbstractContextManager[Proxy]:
         return running(tmp_path, {"CLAUDE_PROXY_CLI": str(cli), "ANTHROPIC_API_KEY": SECRET, **settings})
 
@@ -97,21 +43,18 @@ def proxy(start: Start) -> Iterator[Proxy]:
         yield proxy
 
 
-def alive(pids: Path) -> list[int]:
-    """Those of the noted processes that still run; a zombie does not."""
-    noted = [int(line) for line in pids.read_text().split()] if pids.exists() else []
-    return [pid for pid in noted if _runs(pid)]
+def alive(cli: Path) -> list[int]:
+    """Every process that came of the double, wherever it has gone; a zombie has no command line any more."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(cli) in line.read_bytes():
+                found.append(int(line.parent.name))
+    return found
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pids: Path, seconds: float = 2.0) -> None:
-    wait_until(lambda: not alive(pids), seconds, f"still running: {alive(pids)}")
+def gone(cli: Path, seconds: float = 2.0) -> None:
+    wait_until(lambda: not alive(cli), seconds, f"still running: {alive(cli)}")
 
 
 def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:
@@ -123,6 +66,7 @@ def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:
         "HOME",
         "LANG",
         "TMPDIR",
+        "CLAUDE_CODE_TMPDIR",
         "CLAUDE_CONFIG_DIR",
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_BASE_URL",
@@ -130,6 +74,7 @@ def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
         "CLAUDE_CODE_DISABLE_ATTACHMENTS",
         "CLAUDE_CODE_DISABLE_FILE_MENTIONS",
+        "CLAUDE_CODE_DISABLE_CLAUDE_MDS",
         "CLAUDE_CODE_MAX_RETRIES",
     }
     assert seen["mode"] == "0o700"
@@ -144,7 +89,7 @@ def test_a_request_leaves_no_folder_and_no_zombie(proxy: Proxy) -> None:
         assert proxy.chat(f"hello{number}").text == f"you said hello{number}"
     # The answer goes out first, the tidying follows.
     wait_until(lambda: proxy.folders() == [], 2, "a request's folder is still there")
-    assert proxy.children() == {}
+    assert proxy.descendants() == {}
     assert stat.S_IMODE(next(proxy.workspace.glob("proxy-*")).stat().st_mode) == 0o700
 
 
@@ -161,53 +106,53 @@ def test_a_crash_is_a_502_and_its_words_stay_in_the_log(proxy: Proxy) -> None:
     assert SECRET not in log + answer.body.decode()
 
 
-def test_the_deadline_ends_the_whole_call(start: Start, pids: Path) -> None:
+def test_the_deadline_ends_the_whole_call(start: Start, cli: Path) -> None:
     with start(CLAUDE_PROXY_DEADLINE="1") as proxy:
         answer = proxy.chat("hang")
         assert (answer.status, answer.code) == (504, "deadline_exceeded")
-        assert alive(pids) == []
+        assert alive(cli) == []
         assert proxy.folders() == []
 
 
-def test_the_deadline_ends_a_stream_with_an_error_event(start: Start, pids: Path) -> None:
+def test_the_deadline_ends_a_stream_with_an_error_event(start: Start, cli: Path) -> None:
     with start(CLAUDE_PROXY_DEADLINE="1") as proxy:
         stream = proxy.open_stream("hang")
         events = list(stream.events())
         stream.close()
         assert said(events) == "and then "
         assert events[-1]["error"]["code"] == "deadline_exceeded"
-        gone(pids)
+        gone(cli)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_takes_the_whole_group_with_it(proxy: Proxy, pids: Path, stream: bool) -> None:
+def test_a_client_that_leaves_takes_the_whole_group_with_it(proxy: Proxy, cli: Path, stream: bool) -> None:
     """Even when the CLI and its child both ignore SIGTERM."""
     if stream:
         opened = proxy.open_stream("stubborn")
         next(opened.events())
-        wait_until(lambda: len(alive(pids)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
         opened.close()
     else:
         body = b'{"model": "opus", "messages": [{"role": "user", "content": "stubborn"}]}'
         script = "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1])); "
         script += "c.request('POST', '/v1/chat/completions', sys.argv[2]); c.getresponse()"
         client = subprocess.Popen([sys.executable, "-c", script, str(proxy.port), body.decode()])
-        wait_until(lambda: len(alive(pids)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
         client.kill()
         client.wait(10)
-    gone(pids, 2.5)
+    gone(cli, 2.5)
     wait_until(lambda: proxy.folders() == [], 2, "the request's folder is still there")
     assert '"disconnected":true' in proxy.log.read_text()
 
 
-def test_a_full_house_is_a_429_that_says_when_to_come_back(start: Start, pids: Path) -> None:
+def test_a_full_house_is_a_429_that_says_when_to_come_back(start: Start, cli: Path) -> None:
     with start(CLAUDE_PROXY_MAX_PROCESSES="1", CLAUDE_PROXY_QUEUE="0") as proxy:
         stream = proxy.open_stream("hang")
         refused = proxy.chat("hello")
         assert (refused.status, refused.code) == (429, "claude_proxy_busy")
         assert int(refused.headers["retry-after"]) > 0
         stream.close()
-        gone(pids)
+        gone(cli)
         wait_until(lambda: proxy.chat("hello").status == 200, 5, "the slot did not come back")
 
 
@@ -236,25 +181,25 @@ def test_an_answer_that_starts_anew_is_an_error_in_a_stream_and_none_in_a_docume
     assert proxy.chat("restart").text == "three"
 
 
-def test_the_second_signal_leaves_nothing_running(start: Start, pids: Path) -> None:
+def test_the_second_signal_leaves_nothing_running(start: Start, cli: Path) -> None:
     with start(DRAIN_SECONDS="60") as proxy:
         stream = proxy.open_stream("stubborn")
-        wait_until(lambda: len(alive(pids)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
         proxy.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in proxy.log.read_text(), 5, "the proxy does not drain")
         proxy.process.send_signal(signal.SIGTERM)
         proxy.process.wait(4)
-        assert alive(pids) == []
+        assert alive(cli) == []
         assert list(proxy.workspace.iterdir()) == []
         stream.close()
 
 
-def test_the_end_of_the_drain_time_leaves_nothing_running(start: Start, pids: Path) -> None:
+def test_the_end_of_the_drain_time_leaves_nothing_running(start: Start, cli: Path) -> None:
     with start(DRAIN_SECONDS="0.3") as proxy:
         stream = proxy.open_stream("stubborn")
-        wait_until(lambda: len(alive(pids)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
         assert proxy.stop() == 0
-        assert alive(pids) == []
+        assert alive(cli) == []
         stream.close()
 
 
@@ -266,7 +211,7 @@ def test_an_idle_proxy_ends_at_once(start: Start) -> None:
         assert time.monotonic() - began < 2
 
 
-def test_what_a_killed_proxy_left_is_swept_by_the_next(start: Start, pids: Path) -> None:
+def test_what_a_killed_proxy_left_is_swept_by_the_next(start: Start, cli: Path) -> None:
     with start() as proxy:
         stream = proxy.open_stream("hang")
         left = proxy.folders()
@@ -274,7 +219,7 @@ def test_what_a_killed_proxy_left_is_swept_by_the_next(start: Start, pids: Path)
         proxy.process.wait(10)
         assert left[0].exists()
         stream.close()
-        for pid in alive(pids):
+        for pid in alive(cli):
             os.killpg(pid, signal.SIGKILL)
     with start() as proxy:
         assert not left[0].exists()

@@ -205,10 +205,39 @@ def test_an_oauth_token_reaches_the_provider_and_files_stay_unread(cli: str, api
     assert "VmPeak" not in json.dumps(asked(api)["body"])
 
 
+def test_one_that_was_started_ahead_asks_the_same_as_a_new_one(cli: str, api: int, tmp_path: Path) -> None:
+    settings = {"CLAUDE_PROXY_CLI": cli, "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{api}", "ANTHROPIC_API_KEY": "sk-any"}
+    bodies = {}
+    for count in (0, 1):
+        with running(tmp_path, {**settings, "CLAUDE_PROXY_PRESTART": str(count)}) as proxy:
+            bodies[count] = conversations(proxy, api, ahead=count)
+            assert proxy.metric('claude_proxy_cli_starts_total{start="ahead"}') == 6 * count
+    for cold, ahead in zip(bodies[0], bodies[1], strict=True):
+        for name in ("model", "system", "tools", "max_tokens", "thinking"):
+            assert without_build(cold.get(name)) == without_build(ahead.get(name)), name
+
+
+def conversations(proxy: Proxy, api: int, ahead: int) -> list[dict[str, Any]]:
+    """What the provider is asked for three models, without a system prompt and with one."""
+    found = []
+    for model in ("sonnet", "opus", "claude-any-model-1"):
+        for system in ([], [{"role": "system", "content": "Speak like a lighthouse."}]):
+            wait_until(lambda: proxy.metric("claude_proxy_cli_ahead ") == ahead, 20, "no CLI waits")
+            messages = [*system, {"role": "user", "content": f"hello {model}"}]
+            assert proxy.chat("", model=model, messages=messages).text == f"echo: hello {model}"
+            found.append(asked(api)["body"])
+    return found
+
+
+def without_build(value: Any) -> Any:
+    """What the CLI says of itself in its first system block differs from call to call."""
+    return value[1:] if isinstance(value, list) else value
+
+
 def test_a_client_that_leaves_ends_the_cli(proxy: Proxy) -> None:
     stream = proxy.open_stream("[[hang]]")
     next(stream.events())
-    assert len(proxy.children()) == 1
+    assert len(proxy.descendants()) >= 2  # the keeper and the CLI
     stream.close()
-    wait_until(lambda: proxy.children() == {}, 2, "the CLI still runs")
+    wait_until(lambda: proxy.descendants() == {}, 2, "the CLI still runs")
     wait_until(lambda: proxy.folders() == [], 2, "the request's folder is still there")

@@ -66,7 +66,13 @@ def ask(api: Service, wish: dict[str, Any], model: str = "one", **more: Any) -> 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     "wish",
-    [{"status": 429, "retry_after": 0}, {"status": 500}, {"status": 503, "html": True}, {"cut": 0}, {"malformed": True}],
+    [
+        {"status": 429, "retry_after": 0},
+        {"status": 500},
+        {"status": 503, "html": True},
+        {"cut": 0},
+        {"malformed": True},
+    ],
     ids=["429", "500", "503", "cut", "malformed"],
 )
 def test_what_fails_twice_is_asked_a_third_time(api: Service, wish: dict[str, Any], stream: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,39 +68,57 @@ class Proxy:
         finally:
             connection.close()
 
-    def chat(self, text: str, **fields: Any) -> Answer:
-        return self.request("POST", "/v1/chat/completions", question(text, **fields))
+    def chat(self, text: str, *, key: str = "", **fields: Any) -> Answer:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return self.request("POST", "/v1/chat/completions", question(text, **fields), headers)
 
-    def open_stream(self, text: str, **fields: Any) -> Stream:
-        return Stream(self.port, question(text, stream=True, **fields))
+    def metric(self, sample: str) -> float:
+        """The value of one sample of GET /metrics, 0 when there is none yet."""
+        lines = self.request("GET", "/metrics").body.decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample))
+
+    def open_stream(self, text: str, *, key: str = "", **fields: Any) -> Stream:
+        return Stream(self.port, question(text, stream=True, **fields), key)
 
     def folders(self) -> list[Path]:
         """The folders of requests that exist now."""
         return [path for path in self.workspace.glob("proxy-*/*") if path.name != "lock"]
 
-    def children(self) -> dict[int, str]:
-        """The proxy's child processes and the state of each (Z: a zombie)."""
-        found = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = status.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == self.process.pid:
-                found[int(status.parent.name)] = fields[0]
-        return found
+    def descendants(self) -> dict[int, str]:
+        """Every process below the proxy but its launcher, and the state of each (Z: a zombie)."""
+        found = {self.process.pid}
+        processes = _processes()
+        while more := {pid for pid, (parent, _) in processes.items() if parent in found} - found:
+            found |= more
+        return {pid: processes[pid][1] for pid in found if processes[pid][0] not in (os.getpid(), self.process.pid)}
+
+    def launcher(self) -> int:
+        """The process id of the launcher."""
+        (pid,) = [pid for pid, (parent, state) in _processes().items() if parent == self.process.pid and state != "Z"]
+        return pid
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(10)
 
 
+def _processes() -> dict[int, tuple[int, str]]:
+    """Every process with its parent and its state."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            found[int(status.parent.name)] = (int(fields[1]), fields[0])
+    return found
+
+
 class Stream:
     """An open SSE answer."""
 
-    def __init__(self, port: int, body: bytes) -> None:
+    def __init__(self, port: int, body: bytes, key: str = "") -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._connection.request("POST", "/v1/chat/completions", body)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._connection.request("POST", "/v1/chat/completions", body, headers)
         self.response = self._connection.getresponse()
 
     def events(self) -> Iterator[Any]:
@@ -126,13 +145,18 @@ def said(events: list[Any]) -> str:
 
 
 @contextmanager
-def running(folder: Path, settings: dict[str, str]) -> Iterator[Proxy]:
-    """A proxy on a free port, ended at the end, with nothing of the caller's environment in its own."""
+def running(folder: Path, settings: dict[str, str], prefix: Sequence[str] = ()) -> Iterator[Proxy]:
+    """A proxy on a free port, ended at the end, with nothing of the caller's environment in its own.
+
+    `prefix` are the words of a program that runs it in its turn, such as setpriv.
+    """
     log = folder / "proxy.log"
     workspace = folder / "workspace"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    # The interpreter is what the CLI's double runs in; none starts ahead unless a test is about that.
+    env |= {"CLAUDE_PROXY_READABLE": sys.base_prefix, "CLAUDE_PROXY_PRESTART": "0", "CLAUDE_PROXY_MAX_PROCESSES": "4"}
     env |= {"CLAUDE_PROXY_WORKSPACE": str(workspace), "DRAIN_SECONDS": "0.2", **settings}
-    argv = [sys.executable, "-m", "claude_proxy", "--port", "0"]
+    argv = [*prefix, sys.executable, "-m", "claude_proxy", "--port", "0"]
     with log.open("wb") as stream:
         process = subprocess.Popen(argv, env=env, stdout=stream, stderr=stream, cwd=folder)
     try:

@@ -17,6 +17,7 @@ A marker in that text chooses a misbehaviour, for a test that needs a provider t
     [[error]]                      an `error` event in the middle of the stream
     [[say=TEXT]]                   answers TEXT instead of the echo
     [[length]]                     stop_reason `max_tokens`
+    [[tool=NAME {"a": "b"}]]       says `using it`, uses the tool NAME with this input, then answers with its result
 
 `GET /count` tells how many messages were asked for, `GET /last` what the last one was (the names of its headers, never
 a credential's value), `POST /reset` forgets both.
@@ -85,7 +86,7 @@ def markers(text: str) -> dict[str, str]:
     """Read `[[a=1 b=2]]` and `[[say=any words]]` out of a text."""
     found: dict[str, str] = {}
     for group in MARKER.findall(text):
-        parts = [group] if group.startswith("say=") else group.split()
+        parts = [group] if group.startswith(("say=", "tool=")) else group.split()
         for part in parts:
             name, _, value = part.partition("=")
             found[name] = value
@@ -101,6 +102,34 @@ def split_into(text: str, pieces: int) -> list[str]:
 def words(value: object) -> int:
     """Return a plausible token count: four characters to a token, at least one."""
     return max(1, len(json.dumps(value)) // 4)
+
+
+def tool_result(body: dict[str, Any]) -> str | None:
+    """Return what the tool said, if the last message is its result."""
+    content = body["messages"][-1].get("content") if body.get("messages") else None
+    for block in content if isinstance(content, list) else []:
+        if block.get("type") == "tool_result":
+            told = block.get("content")
+            if isinstance(told, list):
+                return "".join(part.get("text", "") for part in told)
+            return str(told)
+    return None
+
+
+def tool_events(body: dict[str, Any], wanted: str) -> Iterator[dict[str, Any]]:
+    """The events of a message that uses a tool."""
+    name, _, given = wanted.partition(" ")
+    first, *text, _, _ = stream_events(body, "using it", "tool_use")
+    yield first
+    yield from text
+    block = {"type": "tool_use", "id": f"toolu_{time.time_ns()}", "name": name, "input": {}}
+    yield {"type": "content_block_start", "index": 1, "content_block": block}
+    delta = {"type": "input_json_delta", "partial_json": given or "{}"}
+    yield {"type": "content_block_delta", "index": 1, "delta": delta}
+    yield {"type": "content_block_stop", "index": 1}
+    ending = {"stop_reason": "tool_use", "stop_sequence": None}
+    yield {"type": "message_delta", "delta": ending, "usage": {"output_tokens": 5}}
+    yield {"type": "message_stop"}
 
 
 def stream_events(body: dict[str, Any], answer: str, stop_reason: str) -> Iterator[dict[str, Any]]:
@@ -170,7 +199,11 @@ class Handler(BaseHTTPRequestHandler):
         if "status" in asked:
             self._fail(int(asked["status"]), "asked to fail", asked.get("retry-after"))
             return
-        answer = asked.get("say") or f"echo: {text}"
+        result = tool_result(body)
+        if "tool" in asked and result is None:
+            self._stream(tool_events(body, asked["tool"]), {})
+            return
+        answer = asked.get("say") or (f"echo: {text}" if result is None else f"the tool said: {result}")
         stop_reason = "max_tokens" if "length" in asked else "end_turn"
         if body.get("stream"):
             self._stream(stream_events(body, answer, stop_reason), asked)

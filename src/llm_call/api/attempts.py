@@ -123,7 +123,7 @@ class Attempts:
     async def _ask(self, call: Call, target: Target, breaker: Breaker, began: float) -> Whole | Streaming:
         response = None
         try:
-            response = await self._pool.post(target, call.asked, call.ident)
+            response = await self._pool.post(target, call)
             if response.status != 200:
                 raise _refused(target, response, await response.read())
             if call.asked.stream:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from llm_call.api.catalog import Target
-from llm_call.api.request import Asked, encode
+from llm_call.api.call import Call
+from llm_call.api.request import encode
 from llm_call.api.store import Store
 from serving.asgi import Scope, header
 
@@ -61,9 +61,10 @@ class Cache:
         """Whether it is worth asking."""
         return self._store.available
 
-    def keys(self, scope: Scope, asked: Asked, targets: Sequence[Target]) -> Keys | None:
+    def keys(self, scope: Scope, call: Call) -> Keys | None:
         """Return where the answer may be kept, or None if the cache has no part in this request."""
-        if not self.available or not asked.deterministic:
+        asked = call.asked
+        if not self.available or not asked.deterministic or _acts(call):
             return None
         directives = (header(scope, b"cache-control") or b"").lower()
         if b"no-store" in directives:
@@ -72,7 +73,7 @@ class Cache:
         relevant = {
             name: value for name, value in asked.body.items() if name not in ("model", "stream", "stream_options")
         }
-        place = [[each.upstream.name, each.upstream_name] for each in targets]
+        place = [[each.upstream.name, each.upstream_name] for each in call.route.targets]
         canonical = encode([asked.wire, place, relevant], orjson.OPT_SORT_KEYS)
         digest = sha256(canonical).hexdigest()
         options = sha256(encode(asked.body.get("stream_options"), orjson.OPT_SORT_KEYS)).hexdigest()[:8]
@@ -101,6 +102,14 @@ class Cache:
             return await redis.set(keys.own, value, ex=self._ttl)
 
         await self._store.run(write)
+
+
+def _acts(call: Call) -> bool:
+    """Tell whether more happens than an answer: a conversation goes on, or the client's tools work."""
+    if "session_id" in call.asked.body:
+        return True
+    options = call.client.options if call.client else {}
+    return bool(options) and any(target.upstream.kind == "claude-proxy" for target in call.route.targets)
 
 
 def _unpack(value: object) -> Kept | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from llm_call.api.catalog import Route, Target
 from llm_call.api.request import Asked
 from llm_call.api.usage import Usage
+from serving.keys_file import Key
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Call:
     route: Route
     targets: Sequence[Target]
     ident: str
+    client: Key | None = None
     began: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
     first_byte: float | None = None

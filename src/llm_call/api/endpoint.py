@@ -19,6 +19,7 @@ from llm_call.api.sse import Headers, Presence, answer, relay
 from serving.asgi import Receive, Scope, Send, notes
 from serving.body import ClientGone
 from serving.errors import ApiError
+from serving.keys_file import Key
 from serving.logs import request_id
 
 
@@ -38,9 +39,10 @@ class Endpoint:
             asked = await request.read(scope, receive, self._wire, self._gateway.body_limit)
             fields["model"] = asked.model[:LONGEST]
             fields["stream"] = asked.stream
-            route = self._find(scope, asked.model)
-            call = Call(asked, route, self._gateway.order(route), request_id.get() or "")
-            keys = self._gateway.cache.keys(scope, asked, route.targets) if self._gateway.cache else None
+            client = notes(scope).get("grant")
+            route = self._find(client, asked.model)
+            call = Call(asked, route, self._gateway.order(route), request_id.get() or "", client)
+            keys = self._gateway.cache.keys(scope, call) if self._gateway.cache else None
             if keys is None:
                 await self._directly(call, receive, send)
             else:
@@ -62,15 +64,14 @@ class Endpoint:
                     fields["attempts"] = call.attempts
                 self._gateway.telemetry.ended(call, status)
 
-    def _find(self, scope: Scope, name: str) -> Route:
+    def _find(self, client: Key | None, name: str) -> Route:
         try:
             route = self._gateway.catalog.find(name)
         except UnknownModel as error:
             hint = f' Perhaps you meant "{error.nearest}".' if error.nearest else " GET /v1/models lists them all."
             message = f'The model "{name[:LONGEST]}" does not exist.{hint}'
             raise ApiError(404, message, code="model_not_found", param="model") from error
-        grant = notes(scope).get("grant")
-        if grant and not grant.allows(name):
+        if client and not client.allows(name):
             message = f'This key may not use the model "{name[:LONGEST]}"; GET /v1/models lists those that it may.'
             raise ApiError(403, message, code="model_not_allowed", param="model")
         return route

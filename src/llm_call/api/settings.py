@@ -8,8 +8,11 @@ from llm_call.api import models_file
 from llm_call.api.catalog import Catalog
 from serving import cors
 from serving.auth import Keyring
+from serving.keys_file import EVERY
 from serving.settings import Env, Secret, SettingsError
 
+OPTIONS = (*EVERY, "tools", "mcp")
+"""What a key's line may say; the last two are told to the Claude proxy, which knows the names."""
 BODY_BYTES = 20 * 1024 * 1024
 """Largest request: a few large images in base64; OpenAI's own limit for them."""
 CACHE_TTL_SECONDS = 3600
@@ -43,7 +46,7 @@ def read(host: str, env: Env | None = None) -> Settings:
     except SettingsError as error:
         faults += error.faults
     try:
-        keyring = Keyring.for_host(env.text("LLM_CALL_KEYS_FILE"), host, setting="LLM_CALL_KEYS_FILE")
+        keyring = Keyring.for_host(env.text("LLM_CALL_KEYS_FILE"), host, setting="LLM_CALL_KEYS_FILE", options=OPTIONS)
     except SettingsError as error:
         faults += error.faults
     settings = Settings(

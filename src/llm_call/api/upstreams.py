@@ -12,10 +12,12 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from llm_call.api.call import Call
 from llm_call.api.catalog import Target, Upstream
-from llm_call.api.request import Asked, Wire
+from llm_call.api.request import Wire
 from serving.errors import ApiError
 from serving.health import NotConfigured
+from serving.keys_file import Key
 
 log = logging.getLogger("llm_call.upstreams")
 
@@ -60,19 +62,22 @@ class Upstreams:
         if self._session:
             await self._session.close()
 
-    async def post(self, target: Target, asked: Asked, ident: str) -> aiohttp.ClientResponse:
+    async def post(self, target: Target, call: Call) -> aiohttp.ClientResponse:
         """Send a request; return the response as soon as its head is here, whatever its status.
 
         Raises what aiohttp raises.
         """
         place = self._place(target.upstream)
-        timeout = place.timeout
+        asked, timeout = call.asked, place.timeout
+        headers = {**place.headers, "x-request-id": call.ident}
+        if target.upstream.kind == "claude-proxy" and call.client:
+            headers |= _told_of(call.client)
         if target.timeout != target.upstream.timeout:
             timeout = _timeout(target.timeout)
         return await self._open_session().post(
             place.urls[asked.wire],
             data=asked.named(target.upstream_name),
-            headers={**place.headers, "x-request-id": ident},
+            headers=headers,
             timeout=timeout,
             allow_redirects=False,
         )
@@ -100,6 +105,12 @@ class Upstreams:
             urls: dict[Wire, URL] = {wire: URL(f"{upstream.base_url}/{wire}") for wire in WIRES}
             place = self._targets[upstream] = _Place(urls, headers, _timeout(upstream.timeout))
         return place
+
+
+def _told_of(client: Key) -> dict[str, str]:
+    """For whom we ask: the proxy keeps sessions apart by it, and gives no tools that this key may not use."""
+    tools, servers = (",".join(client.options.get(option, ())) for option in ("tools", "mcp"))
+    return {"x-llm-call-client": client.name, "x-llm-call-tools": tools, "x-llm-call-mcp": servers}
 
 
 def _timeout(silence: float) -> aiohttp.ClientTimeout:

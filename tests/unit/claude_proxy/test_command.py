@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from claude_proxy import command
@@ -68,6 +69,8 @@ def test_the_whole_environment() -> None:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_DISABLE_ATTACHMENTS": "1",
         "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+        "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
+        "CLAUDE_CODE_TMPDIR": "/workspace/proxy-x/1/tmp",
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "9",
         "SSL_CERT_FILE": "/ca.pem",
@@ -79,6 +82,36 @@ def test_the_whole_environment() -> None:
 def test_the_smallest_environment_holds_no_credential() -> None:
     env = command.environment(ask(), FOLDER, Settings())
     assert not {"ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_BASE_URL"} & set(env)
+
+
+def test_tools_and_servers_are_allowed_and_nobody_is_asked() -> None:
+    wanted = replace(ask(), tools=("Bash", "Read"), servers=("docs",))
+    line = command.argv("claude", wanted, FOLDER, Settings(credential=KEY))
+    assert line[line.index("--tools") + 1] == "Bash,Read"
+    assert line[line.index("--allowedTools") + 1] == "Bash,Read,mcp__docs"
+    assert line[line.index("--permission-mode") + 1] == "dontAsk"
+    assert line[line.index("--mcp-config") + 1] == "/workspace/proxy-x/1/mcp.json"
+    assert line[-1] == "--bare"
+
+
+def test_tools_that_the_bare_mode_does_not_know_need_the_other() -> None:
+    line = command.argv("claude", replace(ask(), tools=("Grep",)), FOLDER, Settings(credential=KEY))
+    assert "--bare" not in line
+
+
+def test_a_login_folder_is_the_configuration_and_never_bare() -> None:
+    settings = Settings(login=Path("/login"))
+    assert command.environment(ask(), FOLDER, settings)["CLAUDE_CONFIG_DIR"] == "/login"
+    assert "--bare" not in command.argv("claude", ask(), FOLDER, settings)
+
+
+def test_a_cli_that_was_started_ahead_is_told_what_it_could_not_know() -> None:
+    assert command.adjustments(replace(ask(), system=""), "opus") == b""
+    requests = [json.loads(line)["request"] for line in command.adjustments(ask(), "sonnet").splitlines()]
+    assert requests == [
+        {"subtype": "initialize", "systemPrompt": "be brief"},
+        {"subtype": "set_model", "model": "opus"},
+    ]
 
 
 def test_the_prompt_is_one_line_that_nobody_typed() -> None:

@@ -75,6 +75,13 @@ def test_what_the_cli_has_no_option_for_is_named() -> None:
     assert translate(body(temperature=0, top_p=1, user="someone", seed=None)).ignored == ("temperature", "top_p")
 
 
+def test_tools_servers_and_session_are_asked_for_by_name() -> None:
+    ask = translate(body(claude_tools=["Read", "Read"], mcp_servers=["docs"], session_id="a-1"))
+    assert (ask.tools, ask.servers, ask.session) == (("Read",), ("docs",), "a-1")
+    assert translate(body()).tools is None
+    assert translate(body(claude_tools=[])).tools == ()
+
+
 def test_an_image_becomes_a_block() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
@@ -102,6 +109,15 @@ def test_an_image_becomes_a_block() -> None:
         ),
         (body({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls"),
         (body(tools=[{"type": "function"}]), "tools"),
+        (body(claude_tools="Read"), "claude_tools"),
+        (body(mcp_servers=[{"command": "/bin/sh"}]), "mcp_servers"),
+        (body(mcp_servers={"docs": {"command": "/bin/sh"}}), "mcp_servers"),
+        (body(mcp_config={}), "mcp_config"),
+        (body(mcpServers={"docs": {"command": "/bin/sh"}}), "mcpServers"),
+        (body(settings=None), "settings"),
+        (body(session_id=""), "session_id"),
+        (body(session_id="../x"), "session_id"),
+        (body(session_id=7), "session_id"),
         (body(stop=["x"]), "stop"),
         (body(n=2), "n"),
         (body(logprobs=True), "logprobs"),

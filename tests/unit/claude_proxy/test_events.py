@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from claude_proxy.conversation import Turn
 from claude_proxy.events import Activity, Began, Event, Finished, Reader, Text, Usage
 from serving.errors import ApiError
 
@@ -28,6 +29,10 @@ def result(text: str, **fields: Any) -> dict[str, Any]:
     return {"type": "result", "subtype": "success", "is_error": False, "result": text, **fields}
 
 
+def message(role: str, block: dict[str, Any]) -> dict[str, Any]:
+    return {"type": role, "message": {"role": role, "content": [block]}}
+
+
 def read(*documents: Any) -> list[Event]:
     reader = Reader("opus")
     events = [reader.feed(json.dumps(document).encode()) for document in documents]
@@ -49,11 +54,13 @@ def test_an_answer_in_pieces() -> None:
         stream(piece("two")),
         stream(ending("end_turn")),
         stream(STOP),
-        result("two", usage=usage),
+        result("two", usage=usage, total_cost_usd=0.5),
     )
     assert events[:3] == [Began("claude-x-1"), Text("one "), Text("two")]
     # The result of the CLI is the last block of text only.
-    assert events[-1] == Finished("one two", "stop", Usage(fresh=7, cache_read=3, output=5), "claude-x-1")
+    turns = (Turn("assistant", [{"type": "text", "text": "one two"}]),)
+    usage = Usage(fresh=7, cache_read=3, output=5)
+    assert events[-1] == Finished("one two", "stop", usage, "claude-x-1", 0.5, turns)
 
 
 def test_thinking_is_activity_but_no_text() -> None:
@@ -64,7 +71,45 @@ def test_thinking_is_activity_but_no_text() -> None:
 @pytest.mark.parametrize(("reason", "told"), [("max_tokens", "length"), ("refusal", "content_filter")])
 def test_what_the_cli_would_go_on_from_ends_the_answer(reason: str, told: str) -> None:
     last = read(stream(START), stream(piece("half")), stream(ending(reason)))[-1]
-    assert last == Finished("half", told, Usage(fresh=7, output=5), "claude-x-1")
+    turns = (Turn("assistant", [{"type": "text", "text": "half"}]),)
+    assert last == Finished("half", told, Usage(fresh=7, output=5), "claude-x-1", None, turns)
+
+
+def test_what_is_said_around_a_tool_is_one_text_and_three_turns() -> None:
+    use, told = {"type": "tool_use", "id": "t", "name": "Bash", "input": {}}, {"type": "tool_result", "content": "out"}
+    text = {"type": "text", "text": "I look"}
+    events = read(
+        stream(START),
+        stream(piece("I look")),
+        message("assistant", text),
+        message("assistant", use),
+        stream(ending("tool_use")),
+        message("user", told),
+        stream(START),
+        stream(piece("it ")),
+        stream(piece("is")),
+        message("assistant", {"type": "text", "text": "it is"}),
+        stream(ending("end_turn")),
+        result("it is"),
+    )
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert "".join(event.text for event in events if isinstance(event, Text)) == last.text == "I look\n\nit is"
+    assert [(turn.role, len(turn.content)) for turn in last.turns] == [("assistant", 2), ("user", 1), ("assistant", 1)]
+
+
+def test_a_broken_attempt_is_no_part_of_the_conversation() -> None:
+    broken = message("assistant", {"type": "text", "text": "ha"})
+    whole = message("assistant", {"type": "text", "text": "whole"})
+    steps = (stream(piece("whole")), whole, stream(ending("end_turn")))
+    events = read(stream(START), stream(piece("ha")), broken, stream(START), *steps, result("whole"))
+    assert isinstance(events[-1], Finished)
+    assert [turn.content[0]["text"] for turn in events[-1].turns] == ["whole"]
+
+
+def test_a_control_message_that_was_refused_is_an_error() -> None:
+    refused = {"type": "control_response", "response": {"subtype": "error", "error": "no such model"}}
+    assert "no such model" in failure(refused).message
 
 
 def test_an_answer_that_broke_off_is_not_taken_for_the_whole() -> None:

@@ -31,6 +31,16 @@ def test_the_plain_document() -> None:
     assert document["usage"] == OPENAI
 
 
+def test_the_cost_and_the_session_are_told_where_they_are_known() -> None:
+    finished = Finished("text", "stop", COUNTED, "claude-x", cost=0.5, kept=4)
+    document = Answer("claude-x", session="s").plain(finished)
+    assert document["usage"] == OPENAI | {"cost_usd": 0.5}
+    assert (document["session_id"], document["session_turns"]) == ("s", 4)
+    end, usage, _ = documents(Answer("claude-x", include_usage=True, session="s").closing(finished))
+    assert (end["session_id"], end["session_turns"]) == ("s", 4)
+    assert usage["usage"]["cost_usd"] == 0.5
+
+
 def test_the_chunks_of_a_stream() -> None:
     answer = Answer("claude-x", include_usage=True)
     closing = answer.closing(Finished("text", "stop", COUNTED, "claude-x"))

@@ -13,7 +13,7 @@ def test_a_request_has_a_private_folder_and_leaves_nothing(tmp_path: Path) -> No
     workspace = Workspace(tmp_path / "root")
     first, second = workspace.reserve(), workspace.reserve()
     fill(first, "be brief", b"{}\n")
-    fill(second, "", b"")
+    fill(second, "")
     assert first.system.read_text() == "be brief"
     assert first.history.read_bytes() == b"{}\n"
     assert not second.history.exists()

@@ -12,8 +12,8 @@ import pytest
 from llm_call.api import attempts, request
 from llm_call.api import store as stores
 from llm_call.api.app import assemble
+from llm_call.api.call import Call
 from llm_call.api.catalog import Catalog, Route, Target, Upstream
-from llm_call.api.request import Asked
 from llm_call.api.settings import Settings
 from llm_call.api.store import Store
 from llm_call.api.upstreams import Upstreams
@@ -89,9 +89,9 @@ class Pool(Upstreams):
         self.sent: list[dict] = []
         self.asked: list[str] = []
 
-    async def post(self, target: Target, asked: Asked, ident: str) -> Any:
+    async def post(self, target: Target, call: Call) -> Any:
         await asyncio.sleep(0)
-        self.sent.append(json.loads(asked.named(target.upstream_name)))
+        self.sent.append(json.loads(call.asked.named(target.upstream_name)))
         self.asked.append(target.upstream.name)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
@@ -305,6 +305,17 @@ def test_the_second_answer_comes_from_the_cache() -> None:
         assert await state(BODY) == "off"
         assert await state({**FIXED, "messages": [{"role": "user", "content": "other"}]}) == "miss"
         assert len(pool.sent) == 5
+
+    asyncio.run(scenario())
+
+
+def test_what_continues_a_session_is_never_kept() -> None:
+    async def scenario() -> None:
+        pool, redis = Pool(Reply([b'{"n":1}'])), Redis()
+        app = gateway(pool, redis)
+        answers = [await chat(app, {**FIXED, "session_id": "s"}) for _ in range(2)]
+        assert [each.headers["x-llm-call-cache"] for each in answers] == ["off", "off"]
+        assert (len(pool.sent), redis.kept) == (2, {})
 
     asyncio.run(scenario())
 

@@ -1,0 +1,84 @@
+"""What the CLI of one request may reach: pure rules, put into force by `landlock` between fork and exec.
+
+Everything that is not named here is out of reach: other requests' folders, /run/secrets, /app, the workspace itself,
+and whatever /proc says of other processes. Landlock has no rule for UDP, for looking whether a file exists, and for
+chmod; the networks of the stack and names that nobody can guess stand in for these.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from claude_proxy import landlock
+from serving.settings import SettingsError
+
+log = logging.getLogger("claude_proxy.sandbox")
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc"),
+    # Not /proc itself: command lines of other requests are readable there. `self` is the CLI's own process.
+    *("/proc/self", "/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat"),
+    *("/proc/sys", "/proc/uptime", "/proc/version", "/sys/devices/system/cpu", "/sys/fs/cgroup"),
+    *("/dev/random", "/dev/urandom", "/dev/zero"),
+)
+DEVICES = ("/dev/full", "/dev/null", "/dev/tty")
+MODES = ("required", "best-effort")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Files to read and run, files to change, TCP ports to connect to."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+class Sandbox:
+    """Whether this kernel has the sandbox, and what is to happen where it does not."""
+
+    def __init__(self, mode: str, version: int | None = None) -> None:
+        self.version = landlock.abi() if version is None else version
+        self.required = mode == "required"
+
+    @property
+    def lack(self) -> str:
+        """What is missing, for the readiness report; empty when nothing is."""
+        if not self.version:
+            return "this kernel or its seccomp filter offers no Landlock, so tools stay off; use Linux 5.13 or later"
+        return ""
+
+    def announce(self) -> None:
+        """Log how well requests are kept apart."""
+        if self.version and self.version < landlock.SCOPED_ABI:
+            log.warning("this kernel lets a tool signal other requests' processes; Linux 6.12 does not")
+        log.info("sandbox", extra={"landlock_abi": self.version, "required": self.required})
+
+    async def working(self) -> None:
+        """Health check: raises when requests cannot be kept apart."""
+        if self.lack:
+            raise RuntimeError(self.lack)
+
+    def check(self) -> None:
+        """Raise SettingsError where the sandbox is demanded and cannot be had."""
+        if self.required and self.lack:
+            raise SettingsError([f"CLAUDE_PROXY_SANDBOX: required, but {self.lack}"])
+
+
+def reach(cli: str, folder: Path, readable: Iterable[str], writable: Iterable[str], urls: Iterable[str]) -> Reach:
+    """Return what a CLI may reach that works in `folder` and talks to `urls`."""
+    return Reach(
+        read=(*SYSTEM, str(Path(cli).resolve()), *readable),
+        write=(*DEVICES, str(folder), *writable),
+        ports=tuple(sorted({port(url) for url in urls})),
+    )
+
+
+def port(url: str) -> int:
+    """Return the TCP port of an http or https URL."""
+    parts = urlsplit(url)
+    return parts.port or (80 if parts.scheme == "http" else 443)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from claude_proxy import grants
+from claude_proxy.conversation import Ask
+from serving.errors import ApiError
+from serving.keys_file import Key
+
+KEY = Key("worker", options={"tools": ("Read", "Bash"), "mcp": ("docs",)})
+
+
+def ask(tools: tuple[str, ...] | None = None, servers: tuple[str, ...] = ()) -> Ask:
+    return Ask("opus", "", [], [], tools=tools, servers=servers)
+
+
+def allowed(asked: Ask, key: Key = KEY) -> Ask:
+    return grants.apply(asked, grants.grant(key, {"docs", "other"}))
+
+
+def refused(asked: Ask) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        allowed(asked)
+    return caught.value
+
+
+def test_a_key_without_options_has_no_tools() -> None:
+    assert allowed(ask(), Key("anonymous")).tools == ()
+
+
+def test_a_request_has_all_tools_of_its_key_or_those_it_asks_for() -> None:
+    assert allowed(ask()).tools == ("Read", "Bash")
+    assert allowed(ask(("Bash",))).tools == ("Bash",)
+    assert allowed(ask(())).tools == ()
+    assert allowed(ask(servers=("docs",))).servers == ("docs",)
+
+
+def test_nothing_widens_what_a_key_may_use() -> None:
+    error = refused(ask(("Write",)))
+    assert (error.status, error.param, error.code) == (403, "claude_tools", "not_allowed_for_key")
+    assert "tools=Write" in error.message
+    error = refused(ask(servers=("other",)))
+    assert (error.status, error.param) == (403, "mcp_servers")
+    assert "mcp=other" in error.message
+
+
+def test_an_unknown_tool_is_400_with_the_nearest_name() -> None:
+    error = refused(ask(("Reed",)))
+    assert error.status == 400
+    assert 'perhaps you meant "Read"' in error.message
+
+
+def test_the_keys_file_is_held_to_names_that_exist() -> None:
+    wrong = Key("worker", options={"tools": ("bash", "Read"), "mcp": ("dox",)})
+    assert grants.faults(wrong, ["docs"]) == [
+        'tools=bash does not exist; perhaps you meant "Bash"',
+        'mcp=dox does not exist; perhaps you meant "docs"',
+    ]
+    assert grants.faults(KEY, ["docs"]) == []
+    assert grants.grant(wrong, ["docs"]) == grants.Grant("worker", ("Read",), ())
+
+
+@pytest.mark.parametrize("models", [None, ("opus",), ("max/opus",), ("max/*",), ("op*",)])
+def test_a_model_is_allowed_by_either_of_its_names(models: tuple[str, ...] | None) -> None:
+    grants.check_model(Key("some", models=models), "opus")
+
+
+def test_another_model_is_403() -> None:
+    with pytest.raises(ApiError, match=r"it may use haiku\.") as caught:
+        grants.check_model(Key("some", models=("haiku",)), "opus")
+    assert caught.value.status == 403
+
+
+def narrowed(**headers: str) -> grants.Grant:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return grants.narrowed(grants.grant(KEY, {"docs"}), {"headers": pairs})
+
+
+def test_a_gateways_client_has_a_name_of_its_own_and_no_more_than_both_may() -> None:
+    assert narrowed() == grants.Grant("worker", ("Read", "Bash"), ("docs",))
+    assert narrowed(x_llm_call_client="hub") == grants.Grant("worker/hub", (), ())
+    told = {"x_llm_call_client": "hub", "x_llm_call_tools": "Write, Read", "x_llm_call_mcp": "docs,other"}
+    assert narrowed(**told) == grants.Grant("worker/hub", ("Read",), ("docs",))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "x" * 65, "\u00e4"])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ApiError, match="x-llm-call-client"):
+        narrowed(x_llm_call_client=name)
