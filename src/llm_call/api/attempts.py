@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from llm_call.api import upstreams, usage
+from llm_call.api import upstreams
 from llm_call.api.breaker import Breaker, Breakers
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
@@ -150,9 +150,7 @@ class Attempts:
         fault = malformed(target, kind, body)
         if fault:
             raise Failure(fault, again=True, elsewhere=True, sick=True)
-        call.usage = usage.read(body[-usage.TAIL_BYTES :])
-        self._outcome(call, target, True, now - began)
-        return Whole(target, kind, body)
+        return Whole(call, target, kind, body, lambda whole: self._outcome(call, target, whole, now - began))
 
     def _streaming(
         self,

@@ -80,12 +80,12 @@ class Endpoint:
         """Forward and pass the answer on."""
         with Presence(receive):
             reply = await self._gateway.attempts.open(call)
-            if not isinstance(reply, Streaming):
-                await answer(reply.body, _headers(call, reply.kind), send)
-                return
             try:
-                async with aclosing(reply.chunks()) as chunks:
-                    await relay(200, _headers(call, reply.kind), chunks, send)
+                if isinstance(reply, Streaming):
+                    async with aclosing(reply.chunks()) as chunks:
+                        await relay(200, _headers(call, reply.kind), chunks, send)
+                else:
+                    await answer(reply.body, _headers(call, reply.kind), send)
             finally:
                 reply.close()
 

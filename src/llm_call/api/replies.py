@@ -25,19 +25,23 @@ Outcome = Callable[[bool], None]
 
 
 class Whole:
-    """A document."""
+    """A document. What is learned of it waits until it is passed on: `outcome` hears of it by `close`."""
 
-    def __init__(self, target: Target, kind: str, body: bytes) -> None:
+    def __init__(self, call: Call, target: Target, kind: str, body: bytes, outcome: Outcome) -> None:
         self.target = target
         self.kind = kind
         self.body = body
+        self._call = call
+        self._outcome = outcome
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the document."""
         yield self.body
 
     def close(self) -> None:
-        """Nothing to do: the connection was given back with the last byte."""
+        """Count it. The connection was given back with the last byte."""
+        self._call.usage = usage.read(self.body[-usage.TAIL_BYTES :])
+        self._outcome(True)
 
 
 class Streaming:
