@@ -99,7 +99,11 @@ def _lower(response: http.client.HTTPResponse) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], ready: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    command: Sequence[str],
+    ready: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    python: str = sys.executable,
 ) -> Iterator[Service]:
     """Run `python COMMAND` until the block ends; `ready` is a pattern in its output whose first group is the port."""
     source = str(cwd / "src")
@@ -107,9 +111,7 @@ def running(
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command], env=full, cwd=cwd, stdout=output, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen([python, *command], env=full, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
         service = Service(process, log)
         try:
             found = wait_until(lambda: service.find(ready), f"{ready} of {' '.join(command)}", START_SECONDS)

@@ -15,7 +15,7 @@ from llm_call.api.breaker import Breaker, Breakers
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
 from llm_call.api.replies import JSON, Streaming, Whole, malformed
-from llm_call.api.upstreams import Upstreams
+from llm_call.api.upstreams import Response, Upstreams
 from serving.errors import ApiError
 
 log = logging.getLogger("llm_call.attempts")
@@ -157,7 +157,7 @@ class Attempts:
         call: Call,
         target: Target,
         breaker: Breaker,
-        response: aiohttp.ClientResponse,
+        response: Response,
         first: bytes,
         began: float,
     ) -> Streaming:
@@ -173,7 +173,7 @@ class Attempts:
         return Streaming(call, target, response, first, ended)
 
 
-def _refused(target: Target, response: aiohttp.ClientResponse, body: bytes) -> Failure:
+def _refused(target: Target, response: Response, body: bytes) -> Failure:
     status = response.status
     error = upstreams.refusal(target.upstream, status, body, response.headers)
     # Anthropic's and OpenAI's own clients, and so our Claude proxy, heed this header.

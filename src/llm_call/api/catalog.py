@@ -12,7 +12,7 @@ from serving.settings import Secret
 LONGEST = 100
 """Characters of an unknown name that are compared and shown; a longer one is no misspelling."""
 
-Kind = Literal["openai", "claude-proxy"]
+Kind = Literal["openai", "claude-proxy", "litellm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Upstream:
     @property
     def lacks_key(self) -> bool:
         """Whether it needs a key that nobody configured. A Claude proxy on loopback may need none."""
-        return self.kind == "openai" and self.api_key_env is not None and self.api_key is None
+        return self.kind != "claude-proxy" and self.api_key_env is not None and self.api_key is None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from llm_call.api import foreign
 from llm_call.api.catalog import Catalog, Kind, Price, Route, Target, UnknownModel, Upstream
 from llm_call.api.tables import Tables, perhaps
 from serving.settings import Env, SettingsError, reason
 
-KINDS = ("openai", "claude-proxy")
+KINDS = ("openai", "claude-proxy", "litellm")
 UPSTREAM_KEYS = ("kind", "base_url", "api_key_env", "timeout", "breaker_failures", "breaker_seconds")
 DIRECT_KEYS = ("upstream", "name", "fallbacks", "timeout", "retries", "price")
 ALIAS_KEYS = ("candidates",)
@@ -78,6 +79,8 @@ class Reader(Tables):
         kind = self.text(raw, place, "kind")
         if kind and kind not in KINDS:
             self.fault(f"{place}.kind", f'"{kind}" is no kind{perhaps(kind, KINDS)}')
+        if kind == "litellm" and (lack := foreign.lack()):
+            self.fault(f"{place}.kind", lack)
         variable = self.text(raw, place, "api_key_env", required=False)
         if variable and not VARIABLE.fullmatch(variable):
             self.fault(
@@ -87,7 +90,7 @@ class Reader(Tables):
         return Upstream(
             name=name,
             kind=cast(Kind, kind),
-            base_url=self._base_url(name, raw, place),
+            base_url=self._base_url(name, raw, place, required=kind != "litellm"),
             timeout=self.number(raw, place, "timeout", TIMEOUT_SECONDS),
             api_key_env=variable,
             api_key=self._env.secret(variable) if variable else None,
@@ -95,9 +98,9 @@ class Reader(Tables):
             breaker_seconds=self.number(raw, place, "breaker_seconds", Upstream.breaker_seconds, most=3600),
         )
 
-    def _base_url(self, name: str, raw: dict[str, Any], place: str) -> str:
+    def _base_url(self, name: str, raw: dict[str, Any], place: str, *, required: bool) -> str:
         variable = f"UPSTREAM_{name.upper().replace('-', '_')}_BASE_URL"
-        configured = self.text(raw, place, "base_url") or ""
+        configured = self.text(raw, place, "base_url", required=required) or ""
         override = self._env.text(variable)
         url = override or configured
         if url and not URL.fullmatch(url):

@@ -11,6 +11,7 @@ import orjson
 from llm_call.api import upstreams, usage
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
+from llm_call.api.upstreams import Response
 from serving.errors import ApiError
 
 JSON = "application/json"
@@ -47,9 +48,7 @@ class Whole:
 class Streaming:
     """A stream. `outcome` hears how it ended; a client that leaves before is no outcome."""
 
-    def __init__(
-        self, call: Call, target: Target, response: aiohttp.ClientResponse, first: bytes, outcome: Outcome
-    ) -> None:
+    def __init__(self, call: Call, target: Target, response: Response, first: bytes, outcome: Outcome) -> None:
         self.target = target
         self.kind = response.headers.get("content-type", EVENTS)
         self._call = call

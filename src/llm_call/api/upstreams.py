@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, Protocol, get_args
 from weakref import WeakKeyDictionary
 
 import aiohttp
 import orjson
 from yarl import URL
 
+from llm_call.api import foreign
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target, Upstream
 from llm_call.api.request import Wire
@@ -30,6 +31,35 @@ EXCERPT = 300
 """How many characters of an upstream's own error text are passed on."""
 
 
+class Content(Protocol):
+    """The body of a response as it comes."""
+
+    async def readany(self) -> bytes:
+        """Return what is there, none at the end."""
+
+
+class Response(Protocol):
+    """What is used of an aiohttp response, and of what stands in for one."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; names in lower case find them."""
+
+    @property
+    def content(self) -> Content:
+        """The body."""
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+
+    def release(self) -> object:
+        """Give the connection back."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """What is the same for all requests to an upstream."""
@@ -44,6 +74,7 @@ class Upstreams:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._litellm: Any = None
         self._targets: WeakKeyDictionary[Upstream, _Place] = WeakKeyDictionary()
 
     async def start(self) -> None:
@@ -62,11 +93,14 @@ class Upstreams:
         if self._session:
             await self._session.close()
 
-    async def post(self, target: Target, call: Call) -> aiohttp.ClientResponse:
+    async def post(self, target: Target, call: Call) -> Response:
         """Send a request; return the response as soon as its head is here, whatever its status.
 
         Raises what aiohttp raises.
         """
+        if target.upstream.kind == "litellm":
+            self._litellm = self._litellm or await foreign.load()
+            return await foreign.post(self._litellm, target, call)
         place = self._place(target.upstream)
         asked, timeout = call.asked, place.timeout
         headers = {**place.headers, "x-request-id": call.ident}
