@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shipyard import console, dotenv, images, ports, secrets
+from shipyard import compose, console, dotenv, images, ports, secrets
 from shipyard.engine import lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
 from shipyard.machine import replace
@@ -67,21 +67,23 @@ def up(project: Project, engine: Engine, overlay: str) -> None:
 
 
 def _start(project: Project, engine: Engine, overlay: str) -> None:
-    compose = _client(project, engine, overlay)
+    docker = compose.client(project, engine, overlay)
     running = {each.service for each in services(project, engine)}
-    _check_ports(compose, running)
+    _check_ports(docker, running)
     try:
         console.step(f"starting the {overlay} stack ({dotenv.project_name(project.root)})")
         replace(_state(project), json.dumps({"overlay": overlay, "owner": os.getpid()}))
-        _call(lambda: compose.compose.up(detach=True, wait=True, wait_timeout=WAIT, remove_orphans=True, quiet=True))
+        compose.call(
+            lambda: docker.compose.up(detach=True, wait=True, wait_timeout=WAIT, remove_orphans=True, quiet=True)
+        )
         for each in services(project, engine):
             console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
     except BaseException as failed:
         if isinstance(failed, StackFailed):
-            failed = StackFailed(f"{failed}\n{_last_words(compose)}")
+            failed = StackFailed(f"{failed}\n{_last_words(docker)}")
         if not running:
             console.step("taking down what had started")
-            compose.compose.down(quiet=True)
+            docker.compose.down(quiet=True)
         raise failed from None
 
 
@@ -109,24 +111,24 @@ def logs(
     """Lines of the services' logs. Raises UnknownName for a service that the stack does not have."""
     from python_on_whales.exceptions import DockerException
 
-    compose = _client(project, engine, overlay_of(project))
-    known = list(_config(compose)["services"])
+    docker = compose.client(project, engine, overlay_of(project))
+    known = list(compose.config(docker)["services"])
     if service and service not in known:
         msg = f'service "{service}": not in compose/compose.yaml; {perhaps(service, known)}'
         raise UnknownName(msg)
     wanted: list[str] = [service] if service else []
     try:
-        for _, chunk in compose.compose.logs(wanted, follow=follow, stream=True, tail=str(tail)):
+        for _, chunk in docker.compose.logs(wanted, follow=follow, stream=True, tail=str(tail)):
             yield from chunk.decode(errors="replace").splitlines()
     except DockerException as failed:
-        raise StackFailed(_message(failed)) from failed
+        raise StackFailed(compose.message(failed)) from failed
 
 
 def down(project: Project, engine: Engine, *, volumes: bool = False) -> None:
     """Stop and remove the stack's containers and networks; ``volumes`` removes its data too."""
-    compose = _client(project, engine, overlay_of(project))
+    docker = compose.client(project, engine, overlay_of(project))
     with lock("stopping the stack", project.state / "lock"):
-        _call(lambda: compose.compose.down(remove_orphans=True, volumes=volumes, quiet=True))
+        compose.call(lambda: docker.compose.down(remove_orphans=True, volumes=volumes, quiet=True))
         _state(project).unlink(missing_ok=True)
     console.step("the stack is down" + (", its volumes are removed" if volumes else "; its volumes are kept"))
 
@@ -135,11 +137,11 @@ def services(project: Project, engine: Engine) -> list[Service]:
     """Every container of this checkout's stack, by service."""
     from python_on_whales.exceptions import DockerException
 
-    compose = _client(project, engine, overlay_of(project))
+    docker = compose.client(project, engine, overlay_of(project))
     try:
-        containers = compose.compose.ps(all=True)
+        containers = docker.compose.ps(all=True)
     except DockerException as failed:
-        raise StackFailed(_message(failed)) from failed
+        raise StackFailed(compose.message(failed)) from failed
     return sorted((_service(container) for container in containers), key=lambda each: each.service)
 
 
@@ -179,79 +181,36 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _client(project: Project, engine: Engine, overlay: str) -> DockerClient:
-    from python_on_whales import DockerClient
-
-    os.environ.update(engine.variables())
-    os.environ["COMPOSE_PROGRESS"] = "quiet"
-    settings = dotenv.write(project)
-    names = ["compose", overlay]
-    if overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
-        names.append("login")
-    files = [project.root / "compose" / f"{name}.yaml" for name in names]
-    extra = [part for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part]
-    return DockerClient(
-        compose_files=[*files, *extra],
-        compose_env_files=[project.root / ".env"],
-        compose_project_name=dotenv.project_name(project.root),
-        client_call=[engine.docker],
-    )
-
-
 def _state(project: Project) -> Any:
     return project.state / "stack.json"
 
 
-def _call(action: Any) -> None:
-    from python_on_whales.exceptions import DockerException
-
-    try:
-        action()
-    except DockerException as failed:
-        raise StackFailed(_message(failed)) from failed
-
-
-def _message(failed: Any) -> str:
-    lines = (failed.stderr or str(failed)).strip().splitlines()
-    return "docker compose: " + "\n".join(lines[-10:])
-
-
-def _config(compose: DockerClient) -> dict[str, Any]:
-    from python_on_whales.exceptions import DockerException
-
-    try:
-        found: dict[str, Any] = compose.compose.config(return_json=True)
-    except DockerException as failed:
-        raise StackFailed(_message(failed)) from failed
-    return found
-
-
-def _check_ports(compose: DockerClient, running: set[str]) -> None:
+def _check_ports(docker: DockerClient, running: set[str]) -> None:
     wanted = [
         ports.Published(
             name, port.get("host_ip", ""), int(port["published"]), _VARIABLES.get((name, port["target"]), "its port")
         )
-        for name, service in _config(compose)["services"].items()
+        for name, service in compose.config(docker)["services"].items()
         if name not in running
         for port in service.get("ports") or ()
         if port.get("published")
     ]
     owners = {
         int(binding["HostPort"]): f"container {container.name}"
-        for container in compose.container.list()
+        for container in docker.container.list()
         for bindings in (container.network_settings.ports or {}).values()
         for binding in bindings or ()
     }
     ports.check(wanted, owners)
 
 
-def _last_words(compose: DockerClient) -> str:
+def _last_words(docker: DockerClient) -> str:
     """The end of the log of every service that is not healthy: the reason is usually there."""
     from python_on_whales.exceptions import DockerException
 
     parts = []
     try:
-        for container in compose.compose.ps(all=True):
+        for container in docker.compose.ps(all=True):
             health = container.state.health
             if not container.state.running or (health and health.status != "healthy"):
                 tail = str(container.logs(tail=10)).strip().replace("\n", "\n    ")

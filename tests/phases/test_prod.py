@@ -89,3 +89,21 @@ def test_a_service_that_cannot_start_is_named_and_taken_down(tmp_path_factory: p
         assert "llm-call-api" in refused.stderr
         assert "nowhere" in refused.stderr
         assert broken.json("status")["services"] == []
+
+
+def test_what_must_not_be_in_production_is_refused(prod: Checkout) -> None:
+    overlay = prod.root / "compose/prod.yaml"
+    text = overlay.read_text()
+    overlay.write_text(
+        text.replace("  redis:\n", '  redis:\n    ports: ["6379:6379"]\n    environment: { API_KEY: x }\n')
+    )
+    try:
+        for verb in (("config", "--overlay", "prod"), ("prod",)):
+            refused = prod.invoke(*verb, status=3)
+            assert "services.redis.ports: an internal port is published" in refused.stderr
+            assert "services.redis.environment.API_KEY: a secret is in the environment" in refused.stderr
+    finally:
+        overlay.write_text(text)
+    difference = prod.json("config", "--diff", "dev")["from prod to dev"]
+    assert "+ services.llm-call-api.environment.LOG_LEVEL: debug" in difference
+    paths.healthy(prod)
