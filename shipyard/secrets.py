@@ -1,7 +1,8 @@
 """Secrets as files below ``secrets/``: what can be generated is, what only a provider can give stays an empty file.
 
-Services get files, never variables. Keys that clients present are stored as SHA-256 digests (``name:hex``); the key
-itself is kept once, for the owner's eyes only, in ``secrets/client_key``, which no container mounts.
+Services get files, never variables: one folder each, mounted whole, so that an editor that replaces a file (most do)
+changes it for the service too. Keys that clients present are stored as SHA-256 digests (``name:hex``); the key itself is
+kept once, for the owner's eyes only, in ``secrets/client_key``, which no container mounts.
 """
 
 from __future__ import annotations
@@ -15,21 +16,16 @@ from pathlib import Path
 from shipyard.machine import replace
 from shipyard.models import Project
 
-#: The services' user and group inside the images (docker/api/Dockerfile and docker/claude-proxy/Dockerfile).
-SERVICE_ID = 10001
-#: The egress gateway's (docker/egress/Dockerfile).
-EGRESS_ID = 10003
-
+#: The folder of each service that reads secrets, and its group inside the image (docker/*/Dockerfile).
+READERS = {"api": 10001, "claude-proxy": 10001, "egress": 10003}
 #: What ``secrets.init`` leaves empty, with what it is for.
 PROVIDED = {
-    "anthropic_api_key": "what the egress gateway shows for the Claude CLI: an API key, or a token of `claude setup-token`",
-    "openai_api_key": "for models of the upstream openai",
-    "google_api_key": "for models of the upstream google",
-    "deepseek_api_key": "for models of the upstream deepseek",
-    "perplexity_api_key": "for models of the upstream perplexity",
+    "egress/anthropic_api_key": "what the egress gateway shows for the Claude CLI: an API key, or a token of `claude setup-token`",
+    "api/openai_api_key": "for models of the upstream openai",
+    "api/google_api_key": "for models of the upstream google",
+    "api/deepseek_api_key": "for models of the upstream deepseek",
+    "api/perplexity_api_key": "for models of the upstream perplexity",
 }
-#: The group that reads each file which a container mounts; the services' where none is named.
-_READERS = {"anthropic_api_key": EGRESS_ID}
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,16 @@ def init(project: Project) -> Made:
     """Create what is missing and leave what exists, but for who may read it; every file is whole or absent."""
     place = folder(project)
     place.mkdir(mode=0o755, exist_ok=True)
+    for name in READERS:
+        (place / name).mkdir(exist_ok=True)
+    _move_in(place)
     created: list[str] = []
-    client = _keys(place, "client_key", "api_keys", "client", created)
-    _keys(place, "claude_proxy_key", "claude_proxy_keys", "llm-call-api", created)
+    client = _keys(place, "client_key", "api/api_keys", "client", created)
+    _keys(place, "api/claude_proxy_key", "claude-proxy/claude_proxy_keys", "llm-call-api", created)
     for name in PROVIDED:
-        _write(place / name, "", created, shared=True)
-        if os.geteuid() == 0:
-            _let_in(place / name)  # an editor or `cp` may have left it to root alone
+        _write(place, name, "", created)
+    for name in READERS:
+        _let_in(place / name, created)
     return Made(tuple(created), client)
 
 
@@ -64,27 +63,37 @@ def _keys(place: Path, plain: str, hashed: str, owner: str, created: list[str]) 
     if (place / plain).exists() and (place / hashed).exists():
         return None
     key = "llmc-" + secrets.token_urlsafe(32)
-    shared = plain != "client_key"
     for name in (plain, hashed):
         (place / name).unlink(missing_ok=True)
-    _write(place / hashed, f"{owner}:{hashlib.sha256(key.encode()).hexdigest()}\n", created, shared=True)
-    _write(place / plain, key + "\n", created, shared=shared)
+    _write(place, hashed, f"{owner}:{hashlib.sha256(key.encode()).hexdigest()}\n", created)
+    _write(place, plain, key + "\n", created)
     return key
 
 
-def _write(path: Path, text: str, created: list[str], *, shared: bool) -> None:
-    if path.exists():
-        return
-    replace(path, text, 0o440 if shared else 0o400)
-    if shared:
-        _let_in(path)
-    created.append(path.name)
+def _write(place: Path, name: str, text: str, created: list[str]) -> None:
+    if not (place / name).exists():
+        replace(place / name, text, 0o400)
+        created.append(name)
 
 
-def _let_in(path: Path) -> None:
-    """Mode 0440 with its reader's group: Compose passes modes and owners of the host through."""
+def _let_in(folder: Path, created: list[str]) -> None:
+    """Open a service's folder to its group alone: Compose passes modes and owners of the host through."""
     if os.geteuid() == 0:
-        os.chown(path, 0, _READERS.get(path.name, SERVICE_ID))
-        path.chmod(0o440)  # whatever the umask left of it
-    else:
-        path.chmod(0o444)  # without root no other group can be given
+        # An editor or `cp` may have left a file to root alone.
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, 0, READERS[folder.name])
+            path.chmod(0o750 if path == folder else 0o440)
+        return
+    # Without root no other group can be given; what its owner closed later stays closed.
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        if f"{folder.name}/{path.name}" in created:
+            path.chmod(0o444)
+
+
+def _move_in(place: Path) -> None:
+    """Take over the files of a checkout that had them all in one folder."""
+    for name in ("api/api_keys", "api/claude_proxy_key", "claude-proxy/claude_proxy_keys", *PROVIDED):
+        earlier = place / Path(name).name
+        if earlier.is_file() and not (place / name).exists():
+            earlier.rename(place / name)

@@ -66,6 +66,7 @@ def create(health: Health) -> App:
         openapi.route(Path(__file__).with_name("openapi.json")),
     ]
     inner = Starlette(routes=routes, exception_handlers=handlers(), lifespan=lifespan)
+    inner.router.redirect_slashes = False
     guarded = cors.wrap(Gate(Guard(inner, keys), health), chosen.origins)
     return RequestLog(guarded, figures.all.observe)
 

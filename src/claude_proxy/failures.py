@@ -7,7 +7,7 @@ import math
 from serving.errors import ApiError
 
 LOGIN_HINT = (
-    "put an API key or a long-lived token (`claude setup-token`) into secrets/anthropic_api_key; without the egress "
+    "put an API key or a long-lived token (`claude setup-token`) into secrets/egress/anthropic_api_key; without the egress "
     "gateway, name its file by ANTHROPIC_API_KEY_FILE or CLAUDE_CODE_OAUTH_TOKEN_FILE"
 )
 HOPELESS = {"x-should-retry": "false"}

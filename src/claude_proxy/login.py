@@ -73,7 +73,7 @@ async def ask_egress(base_url: str) -> None:
         msg = f"the egress gateway at {base_url} answers {status}; see its log"
         raise RuntimeError(msg)
     if document.get("credential") is False:
-        msg = "the egress gateway holds no credential; put the provider's key into secrets/anthropic_api_key"
+        msg = "the egress gateway holds no credential; put the provider's key into secrets/egress/anthropic_api_key"
         raise RuntimeError(msg)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from claude_proxy import capacity, mcp, sandbox
 from serving import cors
-from serving.settings import Env, Secret
+from serving.settings import Env, Secret, without_password
 
 PASSED_ON = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
 """Settings that the CLI gets unchanged: where the certificates of a TLS-intercepting network lie."""
@@ -70,7 +70,9 @@ def read(env: Env, memory: int | None = None) -> Settings:
     """
     base_url = env.text("ANTHROPIC_BASE_URL")
     if base_url and not base_url.startswith(("http://", "https://")):
-        env.fault("ANTHROPIC_BASE_URL", f'"{base_url}" is no URL; for example https://api.anthropic.com')
+        env.fault(
+            "ANTHROPIC_BASE_URL", f'"{without_password(base_url)}" is no URL; for example https://api.anthropic.com'
+        )
     egress = _egress(env, base_url)
     most = capacity.processes(capacity.memory() if memory is None else memory)
     settings = Settings(

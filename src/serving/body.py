@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from starlette.requests import ClientDisconnect
 
+from serving import memory
 from serving.asgi import Receive, Scope, header
 from serving.errors import ApiError
 
@@ -16,13 +17,16 @@ class ClientGone(ClientDisconnect):
 
 
 async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the body, of at most `limit` bytes. Raises ApiError 413 or 415, and ClientGone."""
+    """Return the body, of at most `limit` bytes. Raises ApiError 413, 415 or 503, and ClientGone."""
     kind = header(scope, b"content-type")
     if kind and kind != b"application/json" and not _is_json(kind):
         raise _not_json()
     declared = header(scope, b"content-length")
-    if declared and declared.isdigit() and int(declared) > limit:
+    length = int(declared) if declared and declared.isdigit() else 0
+    if length > limit:
         raise _too_large(limit)
+    if length > memory.SMALL_BYTES:
+        memory.hold(scope, length)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         first: bytes = message.get("body", b"")
@@ -36,6 +40,8 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        if not length:
+            memory.hold(scope, len(chunk))
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
@@ -44,7 +50,8 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 def parse(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in `raw`. Raises ApiError 400."""
+    """Return the JSON object in `raw`. Raises ApiError 400 or 413."""
+    memory.check_values(raw)
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

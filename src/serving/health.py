@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ class Health:
         self._phase = "starting"
         self._closed = float("inf")
         self._dependencies: list[Dependency] = []
+        self._sources: list[Callable[[], Iterable[Dependency]]] = []
         self._reloads: list[Callable[[], None]] = []
 
     def started(self) -> None:
@@ -72,6 +73,10 @@ class Health:
         """Name a dependency. `check` raises when it does not work; the exception's text is shown to everyone."""
         self._dependencies.append(Dependency(name, check, required))
 
+    def add_source(self, source: Callable[[], Iterable[Dependency]]) -> None:
+        """Name dependencies that may change: they are asked for at every report."""
+        self._sources.append(source)
+
     def on_reload(self, callback: Callable[[], None]) -> None:
         """Have `callback` called in the event loop at every SIGHUP; what it raises is logged and ends nothing."""
         self._reloads.append(callback)
@@ -89,9 +94,10 @@ class Health:
 
     async def report(self) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status of readiness and the document that explains it."""
-        results = await asyncio.gather(*(_examine(each) for each in self._dependencies))
-        states = {each.name: result for each, result in zip(self._dependencies, results, strict=True)}
-        failed = [each for each in self._dependencies if states[each.name]["state"] == "failed"]
+        dependencies = [*self._dependencies, *(each for source in self._sources for each in source())]
+        results = await asyncio.gather(*(_examine(each) for each in dependencies))
+        states = {each.name: result for each, result in zip(dependencies, results, strict=True)}
+        failed = [each for each in dependencies if states[each.name]["state"] == "failed"]
         status = self._phase
         if status == "ok" and any(each.required for each in failed):
             status = "unavailable"

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TextIO
 
 import orjson
 
+from serving import memory
 from serving.asgi import App, Message, Receive, Scope, Send, header, notes
 from serving.errors import internal
 
@@ -103,6 +104,7 @@ class RequestLog:
             # Otherwise the answer has begun: the server closes the connection of an unfinished one.
         finally:
             _in_flight -= 1
+            memory.release(scope)
             seconds = time.perf_counter() - began
             if self._observe:
                 self._observe(scope, status, seconds)

@@ -23,6 +23,8 @@ HEADERS = 100
 """Header fields of one request: Apache's limit."""
 LINGER_SECONDS = 2.0
 """How long a refused client may take to read why."""
+DRIP_FACTOR = 10
+"""How many times the seconds for a head a whole request may take: 300 s, for 20 MiB by half a megabit a second."""
 WRITE_SECONDS = 300.0
 """How long a client may read nothing of an answer that waits for it: long enough for a person at a breakpoint."""
 SPARE_CONNECTIONS = 256
@@ -58,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin; above the limit of connections nothing is read but what was asked, to be refused."""
         super().connection_made(transport)
         self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]  # a transport in all but its type
-        self.made = self._since = self._stalled_since = self.loop.time()
+        self.made = self._since = self._begun = self._stalled_since = self.loop.time()
         self._waiting_bytes = 0
         self._unused_bytes = 0
         self._last_scope: Any = None
@@ -121,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self.transport.is_closing() or self._is_our_turn():
             self._since = now
-        elif now - self._since > (LINGER_SECONDS if self._refused or self._refusal else self.limits.request_seconds):
+        elif self._drips(now) or now - self._since > self._patience():
             if self._refused or self._is_silent():
                 self.transport.close()
             else:
@@ -131,12 +133,20 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell whether the client has to wait, or has begun another request since the last look."""
         if self.scope is not self._last_scope:
             self._last_scope = self.scope
+            self._begun = self.loop.time()
             return True
         if self._refused:
             return False
         cycle = self.cycle
         waited_for = not cycle.more_body or cycle.waiting_for_100_continue if cycle else False
         return self.flow.read_paused or (waited_for and not cycle.response_complete)
+
+    def _patience(self) -> float:
+        return LINGER_SECONDS if self._refused or self._refusal else self.limits.request_seconds
+
+    def _drips(self, now: float) -> bool:
+        """Tell whether a request goes on arriving, but far too slowly."""
+        return not self._refused and now - self._begun > DRIP_FACTOR * self.limits.request_seconds
 
     def _is_silent(self) -> bool:
         """Tell whether nothing of a request has come: there is nothing to answer."""

@@ -131,6 +131,12 @@ class Env:
         return True
 
 
+def without_password(url: str) -> str:
+    """Return a URL, well formed or not, without what stands before its @: it may be shown."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('//')[0]}//[REDACTED]@{tail}" if at else url
+
+
 def reason(error: Exception) -> str:
     """Return the short reason of a failed file access: `no such file or directory`, not the whole errno text."""
     text = error.strerror if isinstance(error, OSError) else None

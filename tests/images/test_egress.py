@@ -199,7 +199,7 @@ def test_without_a_credential_it_says_what_to_fill(egress: Gateway, text: str) -
     finally:
         egress.secret.write_text(KEY + "\n")
     assert (status, body["error"]["type"]) == (401, "authentication_error")
-    assert "secrets/anthropic_api_key" in body["error"]["message"]
+    assert "secrets/egress/anthropic_api_key" in body["error"]["message"]
     assert health == (200, {"status": "ok", "credential": False})
     assert egress.ask("GET", "/health") == (200, {"status": "ok", "credential": True})
     assert egress.served() == before

@@ -72,15 +72,15 @@ def test_a_model_streams_through_the_cli(prod: Checkout) -> None:
 
 
 def test_the_proxy_holds_no_credential_and_egress_alone_does(prod: Checkout) -> None:
-    key = (prod.root / "secrets/anthropic_api_key").read_text().strip()
+    key = (prod.root / "secrets/egress/anthropic_api_key").read_text().strip()
     read = "import pathlib;print(sorted(p.name for p in pathlib.Path('/run/secrets').iterdir()))"
     names = prod.docker("exec", prod.container("claude-proxy"), "python3", "-c", read).strip()
     assert names == "['claude_proxy_keys']"
     mounted = {
-        service: [mount["Destination"] for mount in inspect(prod, service)["Mounts"]]
+        service: [mount["Source"] for mount in inspect(prod, service)["Mounts"]]
         for service in ("llm-call-api", "claude-proxy", "egress", "redis")
     }
-    holders = [service for service, places in mounted.items() if "/run/secrets/anthropic_api_key" in places]
+    holders = [service for service, places in mounted.items() if str(prod.root / "secrets/egress") in places]
     assert holders == ["egress"]
     for service in mounted:
         told = json.dumps(inspect(prod, service)) + prod.docker("logs", prod.container(service))
@@ -88,7 +88,7 @@ def test_the_proxy_holds_no_credential_and_egress_alone_does(prod: Checkout) -> 
 
 
 def test_a_new_key_counts_without_a_restart(prod: Checkout) -> None:
-    path = prod.root / "secrets/anthropic_api_key"
+    path = prod.root / "secrets/egress/anthropic_api_key"
     earlier, started = path.read_text(), prod.started("egress")
     ask = "import urllib.request as u;print(u.urlopen('http://egress:8080/health').read().decode())"
 
@@ -101,6 +101,11 @@ def test_a_new_key_counts_without_a_restart(prod: Checkout) -> None:
         path.write_text("")
         assert not credential()
         path.write_text(f"sk-ant-oat01-{secrets.token_hex(16)}\n")
+        assert credential()
+        path.unlink()
+        assert not credential()
+        path.write_text(earlier)  # a new file, as most editors save
+        path.chmod(0o444)
         assert credential()
     finally:
         path.write_text(earlier)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.phases import paths
+from tests.support.service import wait_until
 from tests.support.stack import Checkout, checkout
 
 SERVICES = ("llm-call-api", "claude-proxy", "egress", "redis")
@@ -60,7 +65,7 @@ def test_services_run_hardened(prod: Checkout, service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_secret_is_in_the_environment(prod: Checkout, service: str) -> None:
     told = prod.docker("inspect", prod.container(service)) + prod.invoke("logs", "--service", service).stdout
-    values = [path.read_text().strip() for path in (prod.root / "secrets").iterdir()]
+    values = [path.read_text().strip() for path in (prod.root / "secrets").rglob("*") if path.is_file()]
     assert [value for value in values if value and value in told] == []
 
 
@@ -107,3 +112,43 @@ def test_what_must_not_be_in_production_is_refused(prod: Checkout) -> None:
     difference = prod.json("config", "--diff", "dev")["from prod to dev"]
     assert "+ services.llm-call-api.environment.LOG_LEVEL: debug" in difference
     paths.healthy(prod)
+
+
+def test_a_crash_after_a_reload_is_a_crash(prod: Checkout) -> None:
+    """The engine takes a container that was sent any signal for stopped by hand; the restart policy has to outdo that."""
+    container = prod.container("llm-call-api")
+    prod.docker("kill", "--signal", "HUP", container)
+    wait_until(lambda: "models reloaded" in prod.invoke("logs", "--service", "llm-call-api").stdout, "the reload")
+    os.kill(int(prod.docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+    wait_until(
+        lambda: prod.docker("inspect", "--format", "{{.RestartCount}}", container).strip() == "1", "the restart", 30
+    )
+
+    def answers() -> bool:
+        try:
+            return bool(prod.ask("GET", "/health")[0] == 200)
+        except OSError:
+            return False
+
+    wait_until(answers, "the API", 30)
+
+
+def test_a_key_counts_and_is_revoked_without_a_restart(prod: Checkout) -> None:
+    """Also when an editor replaces the file instead of writing into it."""
+    path, key = prod.root / "secrets/api/api_keys", f"k-{secrets.token_hex(16)}"
+    earlier = path.read_text()
+
+    def save(text: str) -> None:
+        path.unlink()
+        path.write_text(text)
+
+    def status() -> int:
+        return int(prod.ask("GET", "/v1/models", authorization=f"Bearer {key}")[0])
+
+    assert status() == 401
+    save(earlier + f"hub:{hashlib.sha256(key.encode()).hexdigest()} models=max/*\n")
+    try:
+        wait_until(lambda: status() == 200, "the new key")
+    finally:
+        save(earlier)
+    wait_until(lambda: status() == 401, "its end")

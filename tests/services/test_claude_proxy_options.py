@@ -157,7 +157,7 @@ def test_a_session_answers_one_request_at_a_time_and_survives_a_restart(start: S
 def test_the_gateways_health_is_the_credentials(start: Start) -> None:
     states = {
         (200, True): ("ok", ""),
-        (200, False): ("failed", "secrets/anthropic_api_key"),
+        (200, False): ("failed", "secrets/egress/anthropic_api_key"),
         (404, None): ("ok", ""),
         (502, None): ("failed", "answers 502"),
     }

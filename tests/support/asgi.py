@@ -31,8 +31,9 @@ async def ask(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
     gone: asyncio.Event | None = None,
+    reading: asyncio.Event | None = None,
 ) -> Answer:
-    """Send one request; the client leaves when `gone` is set."""
+    """Send one request; the client leaves when `gone` is set, and takes nothing before `reading` is."""
     pairs = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {
         "type": "http",
@@ -58,6 +59,8 @@ async def ask(
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
+        if reading:
+            await reading.wait()
         sent.append(message)
 
     await app(scope, receive, send)

@@ -56,10 +56,11 @@ class Checkout:
             "UPSTREAM_OPENAI_BASE_URL": "http://openai-upstream:9200/v1",
         }
         (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        (root / "secrets").mkdir()
-        for name in ("anthropic_api_key", "openai_api_key"):
-            (root / "secrets" / name).write_text(f"sk-test-{secrets.token_hex(16)}\n")
-            (root / "secrets" / name).chmod(0o444)
+        for name in ("egress/anthropic_api_key", "api/openai_api_key"):
+            path = root / "secrets" / name
+            path.parent.mkdir(parents=True)
+            path.write_text(f"sk-test-{secrets.token_hex(16)}\n")
+            path.chmod(0o444)
 
     def environment(self) -> dict[str, str]:
         """Without what pytest or nox put there for themselves; with the doubles as further services."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -12,7 +13,6 @@ from starlette.routing import Route
 
 from llm_call.api import models, routing, settings, store
 from llm_call.api.cache import Cache
-from llm_call.api.catalog import Upstream
 from llm_call.api.endpoint import Endpoint
 from llm_call.api.gateway import Gateway
 from llm_call.api.learning import Learner
@@ -25,7 +25,7 @@ from serving.asgi import App
 from serving.auth import Guard
 from serving.direct import Direct
 from serving.errors import handlers
-from serving.health import Gate, Health
+from serving.health import Dependency, Gate, Health
 from serving.logs import RequestLog
 from serving.metrics import Metrics
 from serving.settings import Env
@@ -84,6 +84,7 @@ def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) ->
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would send clients to whatever host they named
     guarded = cors.wrap(Gate(Guard(Direct(app, endpoints), chosen.keyring), health), chosen.cors_origins)
     return RequestLog(guarded, metrics.observe)
 
@@ -96,13 +97,11 @@ def _declare_dependencies(gateway: Gateway, health: Health, redis: Store) -> Non
 
     health.add("catalog", catalog_holds_models, required=True)
     health.add("redis", redis.check, required=False)
+    health.add_source(lambda: _upstreams(gateway))
+
+
+def _upstreams(gateway: Gateway) -> Iterator[Dependency]:
+    """Yield what can be told of an upstream without asking a provider: a missing key, and whether our own proxy lives."""
     for upstream in gateway.catalog.upstreams.values():
         if upstream.lacks_key or upstream.kind == "claude-proxy":
-            health.add(upstream.name, _checker(gateway, upstream), required=False)
-
-
-def _checker(gateway: Gateway, upstream: Upstream) -> Callable[[], Awaitable[None]]:
-    async def check() -> None:
-        await gateway.pool.check(gateway.catalog.upstreams.get(upstream.name, upstream))
-
-    return check
+            yield Dependency(upstream.name, partial(gateway.pool.check, upstream), required=False)

@@ -136,7 +136,7 @@ class Attempts:
         except (aiohttp.ClientError, TimeoutError) as error:
             if response is not None:
                 response.release()
-            slow = isinstance(error, TimeoutError)
+            slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
             raise Failure(
                 upstreams.failure(target.upstream, error), again=not slow, elsewhere=True, sick=True
             ) from error
@@ -181,8 +181,8 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
     return Failure(
         error,
         again=status in AGAIN and not hopeless,
-        elsewhere=status in ELSEWHERE or status < 400 or status >= 500,
-        sick=status >= 500 or status < 400,
+        elsewhere=status in ELSEWHERE or not 400 <= status < 500,
+        sick=not 400 <= status < 500,
         delay=_seconds(response.headers.get("retry-after")),
     )
 

@@ -22,6 +22,10 @@ from serving.errors import ApiError
 from serving.keys_file import Key
 from serving.logs import request_id
 
+WINDOW = 2
+"""How many times the largest entry of the cache a shared stream may run ahead of its slowest listener."""
+LEAST_WINDOW_BYTES = 64 * 1024
+
 
 class Endpoint:
     """The ASGI endpoint. It speaks ASGI itself: a framework's request and response objects would only cost time."""
@@ -91,8 +95,11 @@ class Endpoint:
 
     async def _shared(self, call: Call, keys: Keys, receive: Receive, send: Send) -> None:
         """Answer from the cache, or together with everyone who asks the same at this moment."""
+        cache = self._gateway.cache
+        assert cache, "there are no keys without a cache"
         name = f"{keys.own}:fresh" if keys.fresh else keys.own
-        flight, first = self._gateway.flights.join(name, partial(self._fly, replace(call), keys))
+        window = WINDOW * max(cache.entry_bytes, LEAST_WINDOW_BYTES) if keys.streamed else None
+        flight, first = self._gateway.flights.join(name, window, partial(self._fly, replace(call), keys))
         with flight, Presence(receive):
             began = time.perf_counter()
             try:
@@ -101,11 +108,13 @@ class Endpoint:
                 call.waited += time.perf_counter() - began
                 call.upstream = flight.upstream
                 call.cache = self._state(flight, first)
+            if first and not flight.kept:
+                call.first_byte = time.perf_counter() - call.began
             if flight.kind.startswith(EVENTS) or call.asked.stream:
                 async with aclosing(flight.chunks()) as chunks:
                     await relay(200, _headers(call, flight.kind), chunks, send)
             else:
-                await answer(flight.whole, _headers(call, flight.kind), send)
+                await answer(flight.whole or b"", _headers(call, flight.kind), send)
             call.usage = flight.usage if first and not flight.kept else None
 
     async def _fly(self, call: Call, keys: Keys, flight: Flight) -> None:
@@ -119,7 +128,7 @@ class Endpoint:
                 body = replay.events(kept.body, include_usage=_wants_usage(call))
             if body:
                 flight.begin(kept.upstream, EVENTS if keys.streamed else JSON, kept=True)
-                flight.add(body)
+                await flight.add(body)
                 flight.finish()
                 return
         try:
@@ -130,12 +139,14 @@ class Endpoint:
             flight.begin(reply.target.upstream.name, reply.kind)
             async with aclosing(reply.chunks()) as chunks:
                 async for chunk in chunks:
-                    flight.add(chunk)
+                    await flight.add(chunk)
         finally:
             reply.close()
         flight.usage = call.usage
         flight.finish()
         body = flight.whole
+        if body is None:
+            return
         if not keys.streamed or (reply.kind.startswith(EVENTS) and body.rstrip().endswith(b"data: [DONE]")):
             await cache.put(keys, reply.target.upstream.name, body)
 

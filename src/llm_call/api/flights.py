@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 
@@ -14,21 +15,30 @@ log = logging.getLogger("llm_call.flights")
 
 
 class Flight:
-    """One answer on its way, kept whole until the last listener has it. Entered by those who listen."""
+    """One answer on its way. Entered by those who listen.
 
-    def __init__(self, leave: Callable[[Flight], None]) -> None:
+    It is kept whole, for whoever joins later and for the cache, until it has more than `window` bytes (None: always).
+    From then on nobody joins any more, and it waits for its slowest listener.
+    """
+
+    def __init__(self, window: int | None, leave: Callable[[Flight], None], outgrow: Callable[[], None]) -> None:
         self.upstream = ""
         self.kind = ""
         self.kept = False
         self.usage: Usage | None = None
         self.listeners = 0
         self.task: asyncio.Task[None] | None = None
+        self._window = window
         self._leave = leave
-        self._chunks: list[bytes] = []
+        self._outgrow = outgrow
+        self._chunks: deque[bytes] = deque()
         self._size = 0
+        self._dropped = 0
+        self._positions: dict[object, int] = {}
         self._error: ApiError | None = None
         self._done = False
         self._news = asyncio.Event()
+        self._progress = asyncio.Event()
 
     def __enter__(self) -> Flight:
         self.listeners += 1
@@ -38,6 +48,7 @@ class Flight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.listeners -= 1
+        self._progress.set()
         if not self.listeners:
             self._leave(self)
 
@@ -47,18 +58,25 @@ class Flight:
         return self._done
 
     @property
-    def whole(self) -> bytes:
-        """Everything that came so far."""
-        return b"".join(self._chunks)
+    def whole(self) -> bytes | None:
+        """Everything that came so far; None if not all of it is there any more."""
+        return None if self._dropped else b"".join(self._chunks)
 
     def begin(self, upstream: str, kind: str, *, kept: bool = False) -> None:
         """Say who answers, and whether that answer was kept from before."""
         self.upstream, self.kind, self.kept = upstream, kind, kept
 
-    def add(self, chunk: bytes) -> None:
-        """Pass on the next bytes."""
+    async def add(self, chunk: bytes) -> None:
+        """Pass on the next bytes; returns when there is room for more."""
         self._chunks.append(chunk)
+        self._size += len(chunk)
         self._tell()
+        if self._window is None or self._size <= self._window:
+            return
+        self._outgrow()
+        while self._forget() > self._window:
+            self._progress.clear()
+            await self._progress.wait()
 
     def finish(self, error: ApiError | None = None) -> None:
         """Nothing more comes."""
@@ -67,25 +85,40 @@ class Flight:
 
     async def head(self) -> None:
         """Wait until `upstream` and `kind` are known and bytes are here; raises ApiError."""
-        while not self._chunks and not self._done:
+        while not self._size and not self._done:
             await self._news.wait()
-        if self._error and not self._chunks:
+        if self._error and not self._size:
             raise self._error
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield everything from the beginning; raises ApiError where it breaks off."""
-        position = 0
-        while True:
-            news = self._news
-            while position < len(self._chunks):
-                position += 1
-                yield self._chunks[position - 1]
-            if self._done:
-                break
-            if news is self._news:
-                await news.wait()
+        me = object()
+        self._positions[me] = 0
+        try:
+            while True:
+                news = self._news
+                while self._positions[me] < self._dropped + len(self._chunks):
+                    yield self._chunks[self._positions[me] - self._dropped]
+                    self._positions[me] += 1
+                    self._progress.set()
+                if self._done:
+                    break
+                if news is self._news:
+                    await news.wait()
+        finally:
+            del self._positions[me]
+            self._progress.set()
         if self._error:
             raise self._error
+
+    def _forget(self) -> int:
+        """Drop what every listener has; return how many bytes are left."""
+        waiting = self.listeners > len(self._positions)
+        slowest = 0 if waiting else min(self._positions.values(), default=self._dropped + len(self._chunks))
+        while self._dropped < slowest:
+            self._size -= len(self._chunks.popleft())
+            self._dropped += 1
+        return self._size
 
     def _tell(self) -> None:
         self._news.set()
@@ -98,11 +131,12 @@ class Flights:
 
     def __init__(self) -> None:
         self._flights: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, name: str, fly: Callable[[Flight], Awaitable[None]]) -> tuple[Flight, bool]:
+    def join(self, name: str, window: int | None, fly: Callable[[Flight], Awaitable[None]]) -> tuple[Flight, bool]:
         """Return the flight for `name`, to be entered before anything is awaited, and whether it was begun just now.
 
-        `fly` brings the answer; it is cancelled when the last listener has left.
+        `window` is for a new one, in bytes. `fly` brings the answer; it is cancelled when the last listener has left.
         """
         flight = self._flights.get(name)
         if flight:
@@ -114,16 +148,21 @@ class Flights:
             if flight.task and not flight.done:
                 flight.task.cancel()
 
-        flight = self._flights[name] = Flight(leave)
+        def outgrow() -> None:
+            if self._flights.get(name) is flight:
+                del self._flights[name]
+
+        flight = self._flights[name] = Flight(window, leave, outgrow)
         flight.task = asyncio.create_task(self._run(name, flight, fly))
+        self._tasks.add(flight.task)
+        flight.task.add_done_callback(self._tasks.discard)
         return flight, True
 
     async def close(self) -> None:
         """End what is on its way."""
-        tasks = [flight.task for flight in self._flights.values() if flight.task]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, name: str, flight: Flight, fly: Callable[[Flight], Awaitable[None]]) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from llm_call.api import foreign
 from llm_call.api.catalog import Catalog, Kind, Price, Route, Target, UnknownModel, Upstream
 from llm_call.api.tables import Tables, perhaps
-from serving.settings import Env, SettingsError, reason
+from serving.settings import Env, SettingsError, reason, without_password
 
 KINDS = ("openai", "claude-proxy", "litellm")
 UPSTREAM_KEYS = ("kind", "base_url", "api_key_env", "timeout", "breaker_failures", "breaker_seconds")
@@ -41,7 +41,7 @@ def load(path: str, env: Env) -> Catalog:
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: cannot be read: {reason(error)}; LLM_CALL_MODELS names the file of models"
         raise SettingsError([msg]) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         msg = f"{path}: not TOML: {error}"
         raise SettingsError([msg]) from error
     reader = Reader(path, env)
@@ -102,11 +102,10 @@ class Reader(Tables):
         variable = f"UPSTREAM_{name.upper().replace('-', '_')}_BASE_URL"
         configured = self.text(raw, place, "base_url", required=required) or ""
         override = self._env.text(variable)
-        url = override or configured
-        if url and not URL.fullmatch(url):
-            where = variable if override else f"{self.path}: {place}.base_url"
-            self.faults.append(f'{where}: "{url}" is not of the form http://HOST:PORT/v1')
-        return url.rstrip("/")
+        for url, where in ((configured, f"{self.path}: {place}.base_url"), (override, variable)):
+            if url and not URL.fullmatch(url):
+                self.faults.append(f'{where}: "{without_password(url)}" is not of the form http://HOST:PORT/v1')
+        return (override or configured).rstrip("/")
 
     def _model(self, name: str, raw: dict[str, Any], upstreams: dict[str, Upstream]) -> _Model:
         place = f'model."{name}"'

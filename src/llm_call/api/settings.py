@@ -9,7 +9,7 @@ from llm_call.api.catalog import Catalog
 from serving import cors
 from serving.auth import Keyring
 from serving.keys_file import EVERY
-from serving.settings import Env, Secret, SettingsError
+from serving.settings import Env, Secret, SettingsError, without_password
 
 OPTIONS = (*EVERY, "tools", "mcp")
 """What a key's line may say; the last two are told to the Claude proxy, which knows the names."""
@@ -75,5 +75,5 @@ def models(env: Env) -> Catalog:
 def _redis_url(env: Env) -> str:
     url = env.text("REDIS_URL")
     if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        env.fault("REDIS_URL", f'"{url}" is not of the form redis://HOST:6379/0')
+        env.fault("REDIS_URL", f'"{without_password(url)}" is not of the form redis://HOST:6379/0')
     return url

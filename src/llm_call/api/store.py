@@ -89,6 +89,8 @@ class Store:
             attempt += 1
             try:
                 async with asyncio.timeout(SOCKET_SECONDS):
+                    # Connections of the pool that ended with the old Redis would fail one by one.
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
                     await self._redis.ping()
             except Exception as error:
                 self._fault = _describe(error)

@@ -159,12 +159,14 @@ def not_configured(upstream: Upstream) -> ApiError:
 
 def failure(upstream: Upstream, error: Exception) -> ApiError:
     """Return what a client is told of a connection that failed; the log tells more."""
-    log.warning("upstream %s: %s", upstream.name, str(error) or type(error).__name__)
+    # What the upstream sent may stand in the text of an error: only those of connections are logged whole.
+    told = str(error) if isinstance(error, aiohttp.ClientConnectionError) else ""
+    log.warning("upstream %s: %s", upstream.name, told or type(error).__name__)
     name = f'The upstream "{upstream.name}"'
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
     if isinstance(error, TimeoutError):
         return _error(504, f"{name} did not answer in time.", upstream, "upstream_timeout")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
     return broke_off(upstream)
 
 
@@ -181,7 +183,7 @@ def no_document(upstream: Upstream, what: str) -> ApiError:
 def refusal(upstream: Upstream, status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     """Return an upstream's own error answer in OpenAI's shape, with its status and Retry-After."""
     name = f'The upstream "{upstream.name}"'
-    if status < 400:
+    if not 400 <= status < 600:
         return _error(502, f"{name} answered with status {status}.", upstream, "upstream_failed")
     if status in (401, 403):
         # The upstream's text may quote the gateway's own key, which is none of the client's business.
@@ -192,8 +194,9 @@ def refusal(upstream: Upstream, status: int, body: bytes, headers: Mapping[str, 
     error.type = said.get("type") or ("server_error" if status >= 500 else "invalid_request_error")
     error.code = said.get("code")
     error.param = said.get("param")
-    if "retry-after" in headers:
-        error.headers["retry-after"] = headers["retry-after"]
+    wait = headers.get("retry-after", "")
+    if wait.isascii() and wait.isprintable() and wait:
+        error.headers["retry-after"] = wait
     return error
 
 

@@ -104,6 +104,7 @@ class Redis:
     """The part of a Redis client that the cache uses."""
 
     def __init__(self) -> None:
+        self.connection_pool = self
         self.kept: dict[str, bytes] = {}
         self.down = False
         self.calls = 0
@@ -126,6 +127,9 @@ class Redis:
         self._call()
         assert ex == 60
         self.kept[name] = value
+
+    async def disconnect(self, *, inuse_connections: bool) -> None:
+        assert not inuse_connections
 
     async def ping(self) -> None:
         self._call()
@@ -407,6 +411,47 @@ def test_when_all_of_them_leave_the_upstream_request_ends() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(scenario())
+
+
+def test_a_shared_stream_does_not_run_away_from_its_slowest_listener() -> None:
+    """And once it is larger than its window nobody joins it any more."""
+
+    async def scenario() -> None:
+        chunk = b"data: " + b"x" * 40_000 + b"\n\n"
+        pool = Pool(Reply([chunk] * 20 + [b"data: [DONE]\n\n"], kind="text/event-stream"))
+        app = gateway(pool, Redis())
+        reading = asyncio.Event()
+        body = json.dumps({**FIXED, "stream": True}).encode()
+        slow = asyncio.create_task(ask(app, "POST", "/v1/chat/completions", body, reading=reading))
+        while not pool.sent or pool.replies[0].content.position < 4:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert pool.replies[0].content.position < 8
+        second = Reply([b"data: 2\n\n", b"data: [DONE]\n\n"], kind="text/event-stream")
+        first, pool.replies[0] = pool.replies[0], second
+        assert (await chat(app, {**FIXED, "stream": True})).body.startswith(b"data: 2")
+        reading.set()
+        assert (await slow).body == chunk * 20 + b"data: [DONE]\n\n"
+        assert first.content.position == 21
+
+    asyncio.run(scenario())
+
+
+def test_the_first_byte_counts_for_what_may_be_kept_too() -> None:
+    async def scenario() -> str:
+        app = gateway(Pool(Reply([b"data: [DONE]\n\n"], kind="text/event-stream")), Redis())
+        for _ in range(2):
+            await chat(app, {**FIXED, "stream": True})
+        return (await ask(app, "GET", "/metrics")).body.decode()
+
+    assert 'llm_call_first_byte_seconds_count{model="d/*",upstream="double"} 1.0' in asyncio.run(scenario())
+
+
+def test_odd_statuses_and_headers_of_an_upstream_are_answers_too() -> None:
+    assert post(Pool(Reply([b"{}"], 700)), BODY).status == 502
+    answer = post(Pool(Reply([b"{}"], 429, **{"retry-after": "\u2603"})), BODY)
+    assert (answer.status, "retry-after" in answer.headers) == (429, False)
 
 
 def test_errors_and_big_answers_are_not_kept() -> None:

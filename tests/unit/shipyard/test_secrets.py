@@ -12,9 +12,17 @@ from shipyard import secrets
 from shipyard.models import Project
 from shipyard.secrets import Made
 
-EVERY = ("api_keys", "client_key", "claude_proxy_keys", "claude_proxy_key", *secrets.PROVIDED)
+EVERY = (
+    "api/api_keys",
+    "client_key",
+    "claude-proxy/claude_proxy_keys",
+    "api/claude_proxy_key",
+    *secrets.PROVIDED,
+)
 SHARED = tuple(name for name in EVERY if name != "client_key")
-OWNERS = {name: (0, 10003 if name == "anthropic_api_key" else 10001) for name in SHARED}
+GROUPS = {"api": 10001, "claude-proxy": 10001, "egress": 10003}
+FOLDERS = {name: (0, group) for name, group in GROUPS.items()}
+OWNERS = {name: (0, GROUPS[name.partition("/")[0]]) for name in SHARED} | FOLDERS
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +31,7 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     given: dict[str, tuple[int, int]] = {}
 
     def chown(path: Path, user: int, group: int) -> None:
-        given[Path(path).name] = (user, group)
+        given[str(path).partition("/secrets/")[2]] = (user, group)
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "chown", chown)
@@ -31,11 +39,12 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 
 
 def modes(folder: Path) -> dict[str, str]:
-    return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): f"{path.stat().st_mode & 0o777:o}" for path in folder.rglob("*")}
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def test_everything_is_made_at_first(project: Project) -> None:
@@ -44,15 +53,18 @@ def test_everything_is_made_at_first(project: Project) -> None:
     key = (folder / "client_key").read_text()
     assert made == Made(EVERY, key.strip())
     assert secrets.folder(project) == folder
-    assert sorted(path.name for path in folder.iterdir()) == sorted(EVERY)
-    assert [(folder / name).read_text() for name in ("anthropic_api_key", "openai_api_key")] == ["", ""]
+    assert sorted(modes(folder)) == sorted((*EVERY, *GROUPS))
+    assert {(folder / name).read_text() for name in secrets.PROVIDED} == {""}
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_keys_are_long_random_and_kept_as_digests_of_themselves(project: Project) -> None:
     secrets.init(project)
     folder = project.root / "secrets"
-    pairs = {"client_key": ("api_keys", "client"), "claude_proxy_key": ("claude_proxy_keys", "llm-call-api")}
+    pairs = {
+        "client_key": ("api/api_keys", "client"),
+        "api/claude_proxy_key": ("claude-proxy/claude_proxy_keys", "llm-call-api"),
+    }
     keys = {plain: (folder / plain).read_text() for plain in pairs}
     for plain, (hashed, owner) in pairs.items():
         key = keys[plain].removesuffix("\n")
@@ -71,25 +83,25 @@ def test_a_second_time_changes_nothing(project: Project) -> None:
 
 def test_what_the_user_filled_in_stays(project: Project) -> None:
     secrets.init(project)
-    path = project.root / "secrets/openai_api_key"
+    path = project.root / "secrets/api/openai_api_key"
     path.chmod(0o600)
     path.write_text("sk-of-the-user\n")
     secrets.init(project)
     assert path.read_text() == "sk-of-the-user\n"
 
 
-@pytest.mark.parametrize("lost", ["client_key", "api_keys"])
+@pytest.mark.parametrize("lost", ["client_key", "api/api_keys"])
 def test_half_a_pair_is_made_anew_as_a_whole(project: Project, lost: str) -> None:
     earlier = secrets.init(project).client_key
     folder = project.root / "secrets"
-    other = (folder / "claude_proxy_key").read_text()
+    other = (folder / "api/claude_proxy_key").read_text()
     (folder / lost).unlink()
     made = secrets.init(project)
-    assert made.created == ("api_keys", "client_key")
+    assert made.created == ("api/api_keys", "client_key")
     assert made.client_key and made.client_key != earlier
     assert (folder / "client_key").read_text() == made.client_key + "\n"
-    assert (folder / "api_keys").read_text() == f"client:{hashlib.sha256(made.client_key.encode()).hexdigest()}\n"
-    assert (folder / "claude_proxy_key").read_text() == other
+    assert (folder / "api/api_keys").read_text() == f"client:{hashlib.sha256(made.client_key.encode()).hexdigest()}\n"
+    assert (folder / "api/claude_proxy_key").read_text() == other
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=["umask 022", "umask 077"])
@@ -101,24 +113,28 @@ def test_root_gives_services_their_files_by_group(
         secrets.init(project)
     finally:
         os.umask(earlier)
-    assert modes(project.root / "secrets") == {"client_key": "400", **dict.fromkeys(SHARED, "440")}
+    assert modes(project.root / "secrets") == {
+        "client_key": "400",
+        **dict.fromkeys(SHARED, "440"),
+        **dict.fromkeys(GROUPS, "750"),
+    }
     assert owners == OWNERS
 
 
 def test_root_lets_services_read_what_an_editor_left(project: Project, owners: dict[str, tuple[int, int]]) -> None:
     secrets.init(project)
-    path = project.root / "secrets/anthropic_api_key"
+    path = project.root / "secrets/egress/anthropic_api_key"
     path.chmod(0o600)
     owners.clear()
     secrets.init(project)
     assert path.stat().st_mode & 0o777 == 0o440
-    assert owners["anthropic_api_key"] == (0, 10003)
+    assert owners["egress/anthropic_api_key"] == (0, 10003)
 
 
 def test_others_leave_what_exists_closed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     secrets.init(project)
-    path = project.root / "secrets/anthropic_api_key"
+    path = project.root / "secrets/egress/anthropic_api_key"
     path.chmod(0o400)
     secrets.init(project)
     assert path.stat().st_mode & 0o777 == 0o400
@@ -129,5 +145,22 @@ def test_others_can_only_open_them_to_all(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     secrets.init(project)
-    assert modes(project.root / "secrets") == {"client_key": "400", **dict.fromkeys(SHARED, "444")}
+    assert modes(project.root / "secrets") == {
+        "client_key": "400",
+        **dict.fromkeys(SHARED, "444"),
+        **dict.fromkeys(GROUPS, "755"),
+    }
     assert owners == {}
+
+
+def test_files_of_the_earlier_layout_move_in(project: Project) -> None:
+    folder = project.root / "secrets"
+    folder.mkdir()
+    earlier = {"client_key": "llmc-1\n", "api_keys": "client:00\n", "anthropic_api_key": "sk-mine\n"}
+    for name, text in earlier.items():
+        (folder / name).write_text(text)
+    made = secrets.init(project)
+    assert made.client_key is None
+    assert (folder / "api/api_keys").read_text() == "client:00\n"
+    assert (folder / "egress/anthropic_api_key").read_text() == "sk-mine\n"
+    assert not (folder / "api_keys").exists()
