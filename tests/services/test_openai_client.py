@@ -166,7 +166,11 @@ def test_models(client: OpenAI, api: Service) -> None:
     with pytest.raises(openai.NotFoundError, match="GET /v1/models"):
         client.models.retrieve("max/sonet")
     with connect(api.port, "narrow") as narrow:
-        assert [model.id for model in narrow.models.list()] == []
+        # Not the wildcard that answers for it, but the very model that the key's line names.
+        assert [model.id for model in narrow.models.list()] == ["d/one"]
+        assert narrow.models.retrieve("d/one").id == "d/one"
+        with pytest.raises(openai.NotFoundError):
+            narrow.models.retrieve("d/two")
 
 
 def test_fields_that_the_client_does_not_know_pass_through(client: OpenAI, upstream: Service) -> None:

@@ -136,10 +136,7 @@ class Attempts:
         except (aiohttp.ClientError, TimeoutError) as error:
             if response is not None:
                 response.release()
-            slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
-            raise Failure(
-                upstreams.failure(target.upstream, error), again=not slow, elsewhere=True, sick=True
-            ) from error
+            raise _broken(target, error) from error
         except BaseException:
             if response is not None:
                 response.release()
@@ -178,13 +175,23 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
     error = upstreams.refusal(target.upstream, status, body, response.headers)
     # Anthropic's and OpenAI's own clients, and so our Claude proxy, heed this header.
     hopeless = response.headers.get("x-should-retry") == "false"
+    ours = target.upstream.kind == "claude-proxy"
     return Failure(
         error,
         again=status in AGAIN and not hopeless,
-        elsewhere=status in ELSEWHERE or not 400 <= status < 500,
-        sick=not 400 <= status < 500,
+        # 403 of our own proxy is about what the client may do, not about the gateway's key.
+        elsewhere=(status in ELSEWHERE or not 400 <= status < 500) and not (ours and status == 403),
+        # Our own proxy lives if it answers; that a client's tools ruin its own request is no reason to shut others out.
+        sick=not 400 <= status < 500 and not ours,
         delay=_seconds(response.headers.get("retry-after")),
     )
+
+
+def _broken(target: Target, error: Exception) -> Failure:
+    unmade = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    # What may have begun is not begun again where it costs minutes, money, or has tools at work.
+    again = unmade or (target.upstream.kind != "claude-proxy" and not isinstance(error, TimeoutError))
+    return Failure(upstreams.failure(target.upstream, error), again=again, elsewhere=True, sick=True)
 
 
 def _seconds(text: str | None) -> float:

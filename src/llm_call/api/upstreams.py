@@ -185,7 +185,7 @@ def refusal(upstream: Upstream, status: int, body: bytes, headers: Mapping[str, 
     name = f'The upstream "{upstream.name}"'
     if not 400 <= status < 600:
         return _error(502, f"{name} answered with status {status}.", upstream, "upstream_failed")
-    if status in (401, 403):
+    if status == 401 or (status == 403 and upstream.kind != "claude-proxy"):
         # The upstream's text may quote the gateway's own key, which is none of the client's business.
         message = f"{name} does not accept the gateway's key (status {status})."
         return _error(status, message, upstream, "upstream_refused_key")

@@ -25,6 +25,7 @@ from tests.support.asgi import Answer, ask
 
 DOUBLE = Upstream("double", "openai", "http://double/v1", 1.0, None, None)
 SPARE = Upstream("spare", "openai", "http://spare/v1", 1.0, None, None)
+PROXY = Upstream("proxy", "claude-proxy", "http://proxy/v1", 1.0, None, None, breaker_failures=2)
 KEYLESS = Upstream("keyless", "openai", "http://double/v1", 1.0, "NO_KEY", None)
 
 
@@ -34,11 +35,12 @@ def target(model: str, upstream: Upstream, name: str, retries: int = 0) -> Targe
 
 WILD, KEPT, OTHER = target("d/*", DOUBLE, "*"), target("safe", DOUBLE, "one", 2), target("spare", SPARE, "two")
 CATALOG = Catalog(
-    {"double": DOUBLE, "spare": SPARE, "keyless": KEYLESS},
+    {"double": DOUBLE, "spare": SPARE, "keyless": KEYLESS, "proxy": PROXY},
     {
         "d/*": Route("d/*", (WILD,)),
         "keyless": Route("keyless", (target("keyless", KEYLESS, "keyless"),)),
         "safe": Route("safe", (KEPT, OTHER)),
+        "cli": Route("cli", (target("cli", PROXY, "opus", 2),)),
         "any": Route("any", (target("keyless", KEYLESS, "k"), OTHER), learned=True),
     },
 )
@@ -535,6 +537,37 @@ def test_what_is_tried_again_and_where(replies: tuple, asked: list[str], status:
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("replies", "asked", "status"),
+    [
+        ((RESET, OK), 1, 502),
+        ((TimeoutError(), OK), 1, 504),
+        ((aiohttp.ConnectionTimeoutError(), OK), 2, 200),
+        ((Reply([b"{}"], 429), OK), 2, 200),
+        ((Reply([b"{}"], 504, **{"x-should-retry": "false"}), OK), 1, 504),
+        ((Reply([b'{"error":{"message":"no such tool"}}'], 403), OK), 1, 403),
+    ],
+)
+def test_what_a_cli_may_have_begun_is_not_begun_again(replies: tuple, asked: int, status: int) -> None:
+    pool = Pool(*replies)
+    answer = asyncio.run(chat(gateway(pool), {**BODY, "model": "cli"}))
+    assert (len(pool.asked), answer.status) == (asked, status)
+    if status == 403:
+        assert answer.json["error"]["message"] == "no such tool"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_clients_own_crashes_shut_nobody_out_of_the_proxy() -> None:
+    async def scenario() -> None:
+        pool = Pool(Reply([b"{}"], 502, **{"x-should-retry": "false"}))
+        app = gateway(pool)
+        assert [(await chat(app, {**BODY, "model": "cli"})).status for _ in range(3)] == [502] * 3
+        assert len(pool.asked) == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("hurried")
 def test_a_stream_is_tried_again_before_its_first_byte_only() -> None:
     cut = aiohttp.ClientPayloadError("cut")
     for chunks, asked in (([cut], 2), ([], 2), ([b"data: 1\n\n", cut], 1)):
@@ -588,13 +621,16 @@ def test_metrics_tell_requests_tokens_and_cache() -> None:
 def test_models_are_listed_and_found() -> None:
     app = gateway(Pool(Reply([])))
     listed = asyncio.run(ask(app, "GET", "/v1/models")).json
-    assert (listed["object"], [each["id"] for each in listed["data"]]) == ("list", ["d/*", "keyless", "safe", "any"])
+    assert (listed["object"], [each["id"] for each in listed["data"]]) == (
+        "list",
+        ["d/*", "keyless", "safe", "cli", "any"],
+    )
     assert asyncio.run(ask(app, "GET", "/v1/models/keyless")).json["owned_by"] == "keyless"
     assert asyncio.run(ask(app, "GET", "/v1/models/none")).json["error"]["code"] == "model_not_found"
 
 
 def test_readiness_lists_what_lacks_a_key() -> None:
     report = asyncio.run(ask(gateway(Pool(Reply([]))), "GET", "/health")).json
-    assert report["status"] == "ok"
+    assert report["status"] == "degraded"  # nobody answers for the proxy
     assert report["dependencies"]["keyless"]["reason"] == "NO_KEY is not set"
     assert report["dependencies"]["redis"]["state"] == "not configured"
