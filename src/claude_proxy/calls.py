@@ -15,7 +15,7 @@ from claude_proxy.command import Folder
 from claude_proxy.conversation import Ask
 from claude_proxy.events import Event, Finished, Reader, Started
 from claude_proxy.launch import Launcher
-from claude_proxy.process import Command, Exit, Processes
+from claude_proxy.process import Command, Exit, LineTooLongError, Processes
 from claude_proxy.sandbox import Reach, Sandbox, reach
 from claude_proxy.sessions import Session, Sessions
 from claude_proxy.settings import Settings
@@ -105,6 +105,9 @@ class Calls:
         except OSError as error:
             log.exception("the CLI could not be started")
             raise failures.not_started(error.strerror or "see the log") from error
+        except LineTooLongError as error:
+            log.warning("the CLI was ended: %s", error)
+            raise failures.crashed(None) from error
         finally:
             await self._cleanups.run(asyncio.to_thread(remove, folder))
             self.spares.replenish()
@@ -125,6 +128,7 @@ class Calls:
             reach=self._reach(ask, folder),
             # It may be renewing its login, or have servers that want to say goodbye.
             gentle=bool(self._settings.login or ask.servers),
+            tools=bool(ask.tools or ask.servers),
         )
 
     def _reach(self, ask: Ask, folder: Folder) -> Reach:

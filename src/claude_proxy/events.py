@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,11 @@ class Usage:
 
     def update(self, usage: dict[str, Any]) -> None:
         """Take over the counts that `usage` names."""
-        self.fresh = usage.get("input_tokens", self.fresh) or 0
-        self.cache_written = usage.get("cache_creation_input_tokens", self.cache_written) or 0
-        self.cache_read = usage.get("cache_read_input_tokens", self.cache_read) or 0
-        self.output = usage.get("output_tokens", self.output) or 0
-        self.thinking = (usage.get("output_tokens_details") or {}).get("thinking_tokens", self.thinking) or 0
+        self.fresh = _count(usage.get("input_tokens"), self.fresh)
+        self.cache_written = _count(usage.get("cache_creation_input_tokens"), self.cache_written)
+        self.cache_read = _count(usage.get("cache_read_input_tokens"), self.cache_read)
+        self.output = _count(usage.get("output_tokens"), self.output)
+        self.thinking = _count(_fields(usage.get("output_tokens_details")).get("thinking_tokens"), self.thinking)
 
 
 @dataclass(frozen=True)
@@ -106,29 +107,31 @@ class Reader:
             return None
         kind = document.get("type")
         if kind == "stream_event":
-            return self._stream_event(document.get("event") or {})
+            return self._stream_event(_fields(document.get("event")))
         if kind == "result":
             return self._result(document)
-        if kind == "control_response" and (document.get("response") or {}).get("subtype") == "error":
-            raise failures.not_started(str(document["response"].get("error"))[:500])
+        response = _fields(document.get("response"))
+        if kind == "control_response" and response.get("subtype") == "error":
+            raise failures.not_started(str(response.get("error"))[:500])
         if kind == "assistant" and document.get("error"):
-            self._failure = (str(document["error"]), document.get("api_error_status"))
+            self._failure = (str(document["error"]), _status(document.get("api_error_status")))
         elif kind in ("assistant", "user"):
-            self._note(kind, (document.get("message") or {}).get("content"))
+            self._note(kind, _fields(document.get("message")).get("content"))
         elif kind == "system" and document.get("subtype") == "api_retry":
-            error = failures.from_retry(document.get("error_status"), document.get("retry_delay_ms"))
-            if error:
+            delay = _number(document.get("retry_delay_ms"))
+            if error := failures.from_retry(_status(document.get("error_status")), delay):
                 raise error
         return None
 
     def _stream_event(self, event: dict[str, Any]) -> Event:
         kind = event.get("type")
         if kind == "message_start":
-            return self._start(event.get("message") or {})
-        if kind == "content_block_delta" and event["delta"].get("type") == "text_delta":
-            return self._piece(event["delta"]["text"])
+            return self._start(_fields(event.get("message")))
+        delta = _fields(event.get("delta"))
+        if kind == "content_block_delta" and delta.get("type") == "text_delta" and isinstance(delta.get("text"), str):
+            return self._piece(delta["text"])
         if kind == "message_delta":
-            return self._end(event)
+            return self._end(delta.get("stop_reason"), _fields(event.get("usage")))
         return Activity()
 
     def _piece(self, text: str) -> Text:
@@ -144,10 +147,11 @@ class Reader:
         """Keep what becomes part of the conversation; the CLI tells an answer of several blocks block by block."""
         if not isinstance(content, list):
             return
+        content = [block for block in content if isinstance(block, dict)]
         if self._turns and self._turns[-1].role == role:
             self._turns[-1].content.extend(content)
         else:
-            self._turns.append(Turn(role, list(content)))
+            self._turns.append(Turn(role, content))
 
     def _finished(self, text: str, reason: str, cost: float | None = None) -> Finished:
         turns = list(self._turns)
@@ -155,12 +159,11 @@ class Reader:
             turns.append(Turn("assistant", [{"type": "text", "text": text}]))
         return Finished(self._joined(text), reason, self._usage, self.model, cost, tuple(turns))
 
-    def _end(self, event: dict[str, Any]) -> Event:
+    def _end(self, reason: Any, usage: dict[str, Any]) -> Event:
         # Only this tells a whole answer: the CLI makes a `message_stop` of its own for an answer that broke off.
-        reason = (event.get("delta") or {}).get("stop_reason")
         self._complete = bool(reason)
-        self._usage.update(event.get("usage") or {})
-        if reason in ENDINGS:
+        self._usage.update(usage)
+        if isinstance(reason, str) and reason in ENDINGS:
             return self._finished(self._text, ENDINGS[reason])
         return Activity()
 
@@ -171,8 +174,9 @@ class Reader:
         elif self._turns and self._turns[-1].role == "assistant":
             self._turns.pop()  # what the broken attempt said is said anew
         self._text, self._complete = "", False
-        self._usage.update(message.get("usage") or {})
-        self.model = message.get("model") or self.model
+        self._usage.update(_fields(message.get("usage")))
+        model = message.get("model")
+        self.model = model if model and isinstance(model, str) else self.model
         return Began(self.model, restarted)
 
     def _result(self, document: dict[str, Any]) -> Finished:
@@ -180,8 +184,26 @@ class Reader:
         words = words if isinstance(words, str) else ""
         if document.get("is_error") or document.get("subtype") != "success":
             kind, status = self._failure
-            raise failures.from_result(kind, document.get("api_error_status") or status, words)
-        self._usage.update(document.get("usage") or {})
+            raise failures.from_result(kind, _status(document.get("api_error_status")) or status, words)
+        self._usage.update(_fields(document.get("usage")))
         # The CLI's result is the last block of text only; and where streaming broke off, all that there is.
         text = self._text if self._complete and self._text else words
-        return self._finished(text, "stop", document.get("total_cost_usd"))
+        return self._finished(text, "stop", _number(document.get("total_cost_usd")))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return an object of the CLI's, an empty one for anything else: a program that errs must not break ours."""
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any, known: int) -> int:
+    return value if type(value) is int and value >= 0 else known
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of at least 0; None for anything else."""
+    return value if type(value) in (int, float) and 0 <= value < math.inf else None
+
+
+def _status(value: Any) -> int | None:
+    return value if type(value) is int else None

@@ -11,9 +11,13 @@ LOGIN_HINT = (
     "gateway, name its file by ANTHROPIC_API_KEY_FILE or CLAUDE_CODE_OAUTH_TOKEN_FILE"
 )
 HOPELESS = {"x-should-retry": "false"}
-"""For what only the operator can mend; OpenAI's clients and our gateway heed it."""
+"""For what only the operator can mend, and for what would run a tool's work twice; OpenAI's clients and our gateway
+heed it."""
 BUSY_SECONDS = 5
 """What a client that finds every CLI busy is told to wait: a short answer takes about that long."""
+
+LONGEST_WAIT = 3600
+"""In seconds; what a client is told to wait at most, whatever the CLI says."""
 
 
 def not_authenticated() -> ApiError:
@@ -24,7 +28,8 @@ def not_authenticated() -> ApiError:
 
 def rate_limited(delay_ms: float | None) -> ApiError:
     """Return the error for a rate limit; `delay_ms` is what the CLI would have waited, if it said so."""
-    headers = {} if delay_ms is None else {"retry-after": str(max(1, math.ceil(delay_ms / 1000)))}
+    seconds = None if delay_ms is None else max(1, min(LONGEST_WAIT, math.ceil(delay_ms / 1000)))
+    headers = {} if seconds is None else {"retry-after": str(seconds)}
     message = "The provider's rate limit is reached; try again later."
     return ApiError(429, message, type="rate_limit_error", code="claude_rate_limited", headers=headers)
 
@@ -64,7 +69,7 @@ def session_too_long(ident: str, size: int) -> ApiError:
 def deadline(seconds: float) -> ApiError:
     """Return the error for a call that took longer than it may."""
     message = f"The Claude CLI did not finish within {seconds:g} s; ask for less, or raise CLAUDE_PROXY_DEADLINE."
-    return ApiError(504, message, type="server_error", code="deadline_exceeded")
+    return ApiError(504, message, type="server_error", code="deadline_exceeded", headers=HOPELESS)
 
 
 def crashed(returncode: int | None) -> ApiError:
@@ -73,7 +78,11 @@ def crashed(returncode: int | None) -> ApiError:
     if returncode is not None and returncode < 0:
         how = f"was ended by signal {-returncode}"
     return ApiError(
-        502, f"The Claude CLI {how} before it gave a result.", type="server_error", code="claude_cli_crashed"
+        502,
+        f"The Claude CLI {how} before it gave a result.",
+        type="server_error",
+        code="claude_cli_crashed",
+        headers=HOPELESS,
     )
 
 

@@ -14,10 +14,11 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
-from claude_proxy import kernel, landlock
+from claude_proxy import kernel, landlock, modes, seccomp
 
 TERMINATE = b"t"
 KILL = b"k"
@@ -39,7 +40,7 @@ def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
     for end in (wake, woken):
         os.set_blocking(end, False)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    pid, error = _start(job, files)
+    pid, error, listeners = _start(job, files)
     for each in files:
         os.close(each)
     if error:
@@ -50,15 +51,14 @@ def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
     with contextlib.suppress(OSError):
         os.open(f"/proc/{pid}", os.O_PATH | os.O_CLOEXEC)
     _say(control, f"pid {pid}")
-    _watch(pid, control, wake)
+    _watch(pid, control, wake, listeners, modes.folders(job["write"]))
     end_all()
 
 
 def end_all() -> None:
     """Kill every descendant and wait for it, until there is none."""
     while True:
-        for pid in descendants(os.getpid()):
-            _signal(pid, signal.SIGKILL)
+        kill(descendants(os.getpid()))
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -67,32 +67,46 @@ def end_all() -> None:
         time.sleep(SWEEP_SECONDS)
 
 
-def descendants(ancestor: int) -> list[int]:
-    """Return the processes below `ancestor`, by the parents that /proc tells now."""
+def kill(pids: Iterable[int]) -> None:
+    """Kill these processes; who has ended already, or is not ours, is left alone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(ancestor: int, spared: Container[int] = ()) -> list[int]:
+    """Return the processes below `ancestor`, by the parents that /proc tells now; not its children that are `spared`."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):  # noqa: PTH208  # one listing, no object per process
         if entry.isdigit():
             with contextlib.suppress(OSError, ValueError):
                 fields = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()
                 children.setdefault(int(fields[1]), []).append(int(entry))
-    found = list(children.get(ancestor, ()))
+    found = [pid for pid in children.get(ancestor, ()) if pid not in spared]
     for pid in found:
         found += children.get(pid, ())
     return found
 
 
-def _watch(leader: int, control: socket.socket, wake: int) -> None:
+def _watch(leader: int, control: socket.socket, wake: int, listeners: list[int], roots: list[str]) -> None:
     """Return when the CLI has ended, when its time after SIGTERM is over, or when the proxy is gone."""
     poller = select.poll()
     poller.register(control, select.POLLIN)
     poller.register(wake, select.POLLIN)
+    for each in listeners:
+        poller.register(each, select.POLLIN)
     kill_at = float("inf")
     while True:
         left = kill_at - time.monotonic()
         if left <= 0:
             return
-        for ready, _ in poller.poll(None if left == float("inf") else left * 1000):
-            if ready == wake:
+        for ready, event in poller.poll(None if left == float("inf") else left * 1000):
+            if ready in listeners:
+                if event & select.POLLIN:
+                    modes.answer(ready, roots)
+                else:
+                    poller.unregister(ready)
+            elif ready == wake:
                 os.read(wake, 512)
                 code = _reap(leader)
                 if code is not None:
@@ -115,16 +129,17 @@ def _reap(leader: int) -> int | None:
     return code
 
 
-def _start(job: dict[str, Any], files: list[int]) -> tuple[int, int]:
+def _start(job: dict[str, Any], files: list[int]) -> tuple[int, int, list[int]]:
     """Fork and exec; return the process id, and the errno of what went wrong (0: nothing)."""
     reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
         error = 1
         try:
             os.close(reader)
-            _become(job, files, keeper)
+            _become(job, files, keeper, theirs)
         except OSError as fault:
             error = fault.errno or error
         finally:
@@ -133,10 +148,13 @@ def _start(job: dict[str, Any], files: list[int]) -> tuple[int, int]:
     os.close(writer)
     told = os.read(reader, 16)
     os.close(reader)
-    return pid, int(told or 0)
+    theirs.close()
+    listeners = socket.recv_fds(ours, 1, 1)[1] if job["abi"] else []
+    ours.close()
+    return pid, int(told or 0), listeners
 
 
-def _become(job: dict[str, Any], files: list[int], keeper: int) -> None:
+def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.socket) -> None:
     kernel.die_with(keeper)
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -149,31 +167,34 @@ def _become(job: dict[str, Any], files: list[int], keeper: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     for target, source in enumerate(files):
         os.dup2(source, target)
-    _step_back()
+    kernel.show()
+    _step_back(job["oom_score_adj"])
     os.chdir(job["cwd"])
     kernel.forgo_privileges()
     if job["abi"]:
         landlock.restrict(job["abi"], job["read"], job["write"], job["ports"])
+        listener = seccomp.restrict()
+        socket.send_fds(tell, [b"l"], [listener])
+        os.close(listener)
     os.execve(job["argv"][0], job["argv"], job["env"])
 
 
-def _step_back() -> None:
-    """Let the proxy go first where processors are short: it answers health checks and passes on what others wrote."""
+def _step_back(oom_score_adj: int) -> None:
+    """Let the proxy go first where processors or memory are short: it answers health checks and passes answers on."""
     os.nice(NICE)
     # Where each session has a share of its own (autogroup), that share is what counts.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICE))
+    # Best effort: less than what a container's own setting gives us is not allowed, nor meant.
+    with contextlib.suppress(OSError):
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(str(max(oom_score_adj, int(score.read_text()))))
 
 
 def _say(control: socket.socket, line: str) -> None:
     # A proxy that is gone hears nothing; the end of the socket says so in its turn.
     with contextlib.suppress(OSError):
         control.sendall(line.encode() + b"\n")
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

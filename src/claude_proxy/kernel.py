@@ -19,6 +19,11 @@ def hide() -> None:
     _set(SET_DUMPABLE, 0)
 
 
+def show() -> None:
+    """Undo `hide`: files of /proc about a hidden process belong to root, so not even itself may write to them."""
+    _set(SET_DUMPABLE, 1)
+
+
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends; raises OSError."""
     _set(SET_CHILD_SUBREAPER, 1)

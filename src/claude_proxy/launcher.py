@@ -1,15 +1,18 @@
 """`python -m claude_proxy.launcher FD`: a small process that forks a keeper for every CLI.
 
 A process of its own, because the proxy has threads and secrets, and a fork would copy both; and because its start-up is
-paid for once. It reads jobs (JSON, with four file descriptors each) from its socket and ends with the proxy.
+paid for once. It reads jobs (JSON, with four file descriptors each) from its socket and ends with the proxy. Where a
+keeper was killed, what it watched over becomes a child of the launcher, which ends it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -26,18 +29,63 @@ def main(number: int) -> None:
     """Serve until the other end is closed."""
     jobs = socket.socket(fileno=number)
     kernel.hide()
-    # Keepers bury themselves: nobody asks how they ended.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    kernel.adopt_orphans()
+    wake = _wake_on_child()
     gc.disable()
     gc.freeze()
+    poller = select.poll()
+    poller.register(jobs, select.POLLIN)
+    poller.register(wake, select.POLLIN)
+    keepers: set[int] = set()
+    strays = False
     while True:
-        content, files, _, _ = socket.recv_fds(jobs, LARGEST_JOB, FILES, socket.MSG_CMSG_CLOEXEC)
-        if not content:
+        ready = [each for each, _ in poller.poll(keeper.SWEEP_SECONDS * 1000 if strays else None)]
+        if wake in ready:
+            os.read(wake, 512)
+        if wake in ready or strays:
+            strays = _bury(keepers) or strays
+            # In rounds, with jobs taken in between: whoever forks without end holds up no other request.
+            strays = strays and _end_strays(keepers)
+        if jobs.fileno() in ready and not _take(jobs, keepers):
             return
-        _fork(jobs, content, files)
 
 
-def _fork(jobs: socket.socket, content: bytes, files: list[int]) -> None:
+def _wake_on_child() -> int:
+    """Return a file descriptor that becomes readable when a child has ended."""
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    wake, woken = os.pipe()
+    for end in (wake, woken):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    return wake
+
+
+def _bury(keepers: set[int]) -> bool:
+    """Take leave of every child that has ended; whether one of them was no keeper, or one that did not end by itself."""
+    killed = False
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            killed = killed or ended[0] not in keepers or ended[1] != 0
+            keepers.discard(ended[0])
+    return killed
+
+
+def _end_strays(keepers: set[int]) -> bool:
+    """Kill every child that is no keeper, with all below it; whether there was one."""
+    found = keeper.descendants(os.getpid(), keepers)
+    keeper.kill(found)
+    return bool(found)
+
+
+def _take(jobs: socket.socket, keepers: set[int]) -> bool:
+    """Start the keeper of the next job; whether there was one, or the proxy is gone."""
+    content, files, _, _ = socket.recv_fds(jobs, LARGEST_JOB, FILES, socket.MSG_CMSG_CLOEXEC)
+    if content:
+        _fork(jobs, content, files, keepers)
+    return bool(content)
+
+
+def _fork(jobs: socket.socket, content: bytes, files: list[int], keepers: set[int]) -> None:
     control = socket.socket(fileno=files.pop())
     try:
         pid = os.fork()
@@ -51,6 +99,8 @@ def _fork(jobs: socket.socket, content: bytes, files: list[int]) -> None:
         finally:
             keeper.end_all()
             os._exit(0)
+    if pid > 0:
+        keepers.add(pid)
     control.close()
     for each in files:
         os.close(each)

@@ -26,6 +26,13 @@ LONGEST_LINE = 64 * 1024 * 1024
 """In bytes. The CLI repeats whole messages in one line, images included; a longer one is no answer of a model."""
 COMPLAINT = 2000
 """How many bytes of the end of stderr are kept."""
+OOM_SCORE, OOM_SCORE_WITH_TOOLS = 200, 500
+"""oom_score_adj, in thousandths of the memory: a CLI goes before the proxy, one whose tools may take any amount first."""
+
+
+class LineTooLongError(ValueError):
+    """A CLI said more in one line than any answer takes."""
+
 
 OnLine = Callable[[bytes], Awaitable[bool]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -36,6 +43,7 @@ class Command:
     """What to start, and what it may reach. `stdin` is written to it, then its input ends.
 
     A `gentle` one is asked to end also when it has said all; others have nothing left to do then and are killed.
+    One with `tools` is the first to go when memory ends.
     """
 
     argv: Sequence[str]
@@ -44,6 +52,7 @@ class Command:
     stdin: bytes = b""
     reach: Reach = field(default_factory=Reach)
     gentle: bool = False
+    tools: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Processes:
 
         Ends when `on_line` returns True (the result is then None), when it raises, when the process ends, or when the
         caller is cancelled; after each of these nothing of it is left. Raises OSError if the command cannot be started,
-        ValueError for a line that is too long.
+        LineTooLongError.
         """
         running = await self.start(command)
         return await self.converse(running, command.stdin, on_line)
@@ -182,6 +191,7 @@ class Processes:
         try:
             job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "abi": self._abi}
             job |= asdict(command.reach)
+            job["oom_score_adj"] = OOM_SCORE_WITH_TOOLS if command.tools else OOM_SCORE
             await asyncio.to_thread(self._launcher.send, orjson.dumps(job), [each.fileno() for each in theirs])
             running = Running(*[await asyncio.open_unix_connection(sock=each) for each in ours])
         except BaseException:
@@ -232,6 +242,6 @@ async def _lines(stdout: asyncio.StreamReader) -> AsyncIterator[bytes]:
         size += len(rest)
         if size > LONGEST_LINE:
             msg = f"a line of more than {LONGEST_LINE} bytes"
-            raise ValueError(msg)
+            raise LineTooLongError(msg)
     if last := b"".join(parts):
         yield last

@@ -1,25 +1,42 @@
 """What the CLI of one request may reach: pure rules, put into force by `landlock` between fork and exec.
 
 Everything that is not named here is out of reach: other requests' folders, /run/secrets, /app, the workspace itself,
-and whatever /proc says of other processes. Landlock has no rule for UDP, for looking whether a file exists, and for
-chmod; the networks of the stack and names that nobody can guess stand in for these.
+the services' settings below /etc, and whatever /proc says of other processes. Landlock has no rule for UDP and for
+looking whether a file exists; the networks of the stack and names that nobody can guess stand in for these. `seccomp`
+refuses the rest that it has no rule for.
 """
 
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from claude_proxy import landlock
+from claude_proxy import landlock, seccomp
 from serving.settings import SettingsError
 
 log = logging.getLogger("claude_proxy.sandbox")
 
+ETC = (
+    # Users, hosts and time, as the C library asks for them.
+    *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "hostname", "gai.conf", "resolv.conf", "networks"),
+    *("protocols", "services", "ethertypes", "rpc", "localtime", "timezone", "locale.alias", "locale.conf"),
+    # The loader, and what Debian's and Red Hat's links in /usr/bin lead through.
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "alternatives"),
+    # Certificates, but no private keys.
+    *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf"),
+    *("pki/tls/certs", "pki/tls/openssl.cnf", "pki/ca-trust", "crypto-policies"),
+    # Settings of the tools themselves.
+    *("os-release", "debian_version", "lsb-release", "mime.types", "magic", "gitconfig", "xattr.conf", "shells"),
+    *("profile", "profile.d", "bash.bashrc", "bashrc", "inputrc", "terminfo", "python3", "python3.13"),
+)
+"""Names in /etc, one by one: the folder is also where services keep settings and secrets, ours among them."""
 SYSTEM = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc"),
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
+    *(f"/etc/{name}" for name in ETC),
     # Not /proc itself: command lines of other requests are readable there. `self` is the CLI's own process.
     *("/proc/self", "/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat"),
     *("/proc/sys", "/proc/uptime", "/proc/version", "/sys/devices/system/cpu", "/sys/fs/cgroup"),
@@ -41,13 +58,18 @@ class Reach:
 class Sandbox:
     """Whether this kernel has the sandbox, and what is to happen where it does not."""
 
-    def __init__(self, mode: str, version: int | None = None) -> None:
-        self.version = landlock.abi() if version is None else version
+    def __init__(self, mode: str, version: int | None = None, machine: str | None = None) -> None:
+        self._machine = platform.machine() if machine is None else machine
+        known = seccomp.knows(self._machine)
+        self.version = (landlock.abi() if version is None else version) if known else 0
         self.required = mode == "required"
 
     @property
     def lack(self) -> str:
         """What is missing, for the readiness report; empty when nothing is."""
+        if not seccomp.knows(self._machine):
+            known = ", ".join(seccomp.ARCHITECTURES)
+            return f"there is no system call filter for {self._machine}, so tools stay off; use one of {known}"
         if not self.version:
             return "this kernel or its seccomp filter offers no Landlock, so tools stay off; use Linux 5.13 or later"
         return ""

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -152,3 +153,18 @@ def test_a_key_counts_and_is_revoked_without_a_restart(prod: Checkout) -> None:
     finally:
         save(earlier)
     wait_until(lambda: status() == 401, "its end")
+
+
+def test_large_requests_never_exhaust_the_gateway(prod: Checkout) -> None:
+    """More of them at once than its memory could hold: some are told to come back, none takes the others down."""
+    restarts = prod.docker("inspect", "--format", "{{.RestartCount}}", prod.container("llm-call-api")).strip()
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 19_000_000}}
+    large = paths.chat("openai/gpt-test", "x") | {"messages": [{"role": "user", "content": [image]}]}
+    values = {"model": "openai/gpt-test", "messages": [[]] * 6_000_000}
+    with ThreadPoolExecutor(12) as clients:
+        asking = [clients.submit(prod.ask, "POST", "/v1/chat/completions", large) for _ in range(24)]
+        statuses = {each.result()[0] for each in asking}
+    assert 200 in statuses
+    assert statuses <= {200, 503}
+    assert prod.ask("POST", "/v1/chat/completions", values)[0] == 413
+    assert prod.docker("inspect", "--format", "{{.RestartCount}}", prod.container("llm-call-api")).strip() == restarts

@@ -258,7 +258,7 @@ def test_keys_guard_the_api_but_not_the_health(start: Start, tmp_path: Path) -> 
         (b'{"model": "sonet", "messages": [{"role": "user", "content": "x"}]}', 404, "sonnet"),
         (b'{"model": "--help", "messages": [{"role": "user", "content": "x"}]}', 404, "does not exist"),
         (b'{"model": "opus", "messages": [{"role": "user", "content": 7}]}', 400, "messages[0].content"),
-        (b" " * 40_000_000, 413, "larger"),
+        (b" " * 40_000_000, 413, "33554432 bytes"),
     ],
 )
 def test_bad_input_is_told_in_openais_shape(proxy: Proxy, body: bytes, status: int, word: str) -> None:

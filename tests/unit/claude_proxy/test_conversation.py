@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -82,10 +83,34 @@ def test_tools_servers_and_session_are_asked_for_by_name() -> None:
     assert translate(body(claude_tools=[])).tools == ()
 
 
-def test_an_image_becomes_a_block() -> None:
-    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
-    assert translate(body(user([part]))).prompt == [{"type": "image", "source": source}]
+IMAGES = {
+    "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "image/jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",
+    "image/gif": b"GIF89a\x01\0\x01\0\0\0",
+    "image/webp": b"RIFF\x1a\0\0\0WEBPVP8L",
+}
+
+
+def image(declared: str, content: bytes) -> dict[str, Any]:
+    url = f"data:{declared};base64,{base64.b64encode(content).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize(("kind", "content"), IMAGES.items())
+def test_an_image_becomes_a_block(kind: str, content: bytes) -> None:
+    source = {"type": "base64", "media_type": kind, "data": base64.b64encode(content).decode()}
+    assert translate(body(user([image(kind, content)]))).prompt == [{"type": "image", "source": source}]
+
+
+@pytest.mark.parametrize(
+    ("declared", "content", "held"),
+    [(declared, content, held) for declared in IMAGES for held, content in IMAGES.items() if held != declared]
+    + [("image/png", each, "no image") for each in (b"", b"%PDF-1.7 and so on", b"\x89PNG", b"RIFF\x1a\0\0\0WAVE")],
+)
+def test_an_image_that_is_not_what_it_says_is_refused(declared: str, content: bytes, held: str) -> None:
+    error = fault(body(user([{"type": "text", "text": "see"}, image(declared, content)])))
+    assert (error.status, error.param) == (400, "messages[0].content[1]")
+    assert (held if content else "base64") in error.message
 
 
 @pytest.mark.parametrize(

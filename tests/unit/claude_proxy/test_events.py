@@ -134,6 +134,41 @@ def test_what_is_no_answer_is_passed_over() -> None:
     assert read(sub) == []
 
 
+MALFORMED: list[Any] = [None, 7, -1, 1e300, "text", [], [7], {}, {"type": 7}, {"text": 7}, {"delta": []}, True]
+
+
+@pytest.mark.parametrize("bad", MALFORMED, ids=repr)
+def test_a_line_with_other_fields_than_expected_breaks_nothing(bad: Any) -> None:
+    """Each field of each kind of line in turn, with whatever the CLI may put there by mistake."""
+    read(
+        stream(bad),
+        *[stream({"type": kind, "delta": bad, "message": bad, "usage": bad}) for kind in ("message_start", "x")],
+        *[
+            stream({"type": "content_block_delta", "delta": each})
+            for each in (bad, {"type": "text_delta", "text": bad})
+        ],
+        stream({"type": "content_block_delta"}),
+        stream({"type": "message_start", "message": {"model": bad, "usage": {"input_tokens": bad}}}),
+        {"type": "assistant", "message": bad},
+        {"type": "user", "message": {"content": [bad]}},
+        {"type": "assistant", "error": bad, "api_error_status": bad},
+        {"type": "control_response", "response": bad},
+        {"type": "system", "subtype": "api_retry", "error_status": bad, "retry_delay_ms": bad},
+        stream({"type": "message_delta", "delta": {"stop_reason": bad}, "usage": {"output_tokens_details": bad}}),
+    )
+    last = read(result("words", usage=bad, total_cost_usd=bad, model=bad))[-1]
+    assert isinstance(last, Finished)
+    assert (last.text, last.model, last.usage) == ("words", "opus", Usage())
+    assert failure(result("words", is_error=True, api_error_status=bad)).status == 502
+
+
+@pytest.mark.parametrize(
+    ("delay", "told"), [(1e300, "3600"), (86_400_000, "3600"), (0, "1"), (-5, None), ("soon", None), (True, None)]
+)
+def test_nobody_is_told_to_wait_for_long(delay: Any, told: str | None) -> None:
+    assert failure(retry(429, delay)).headers.get("retry-after") == told
+
+
 def retry(status: int | None, delay: float = 600) -> dict[str, Any]:
     return {"type": "system", "subtype": "api_retry", "error_status": status, "retry_delay_ms": delay}
 

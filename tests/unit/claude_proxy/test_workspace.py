@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from claude_proxy.workspace import Workspace, fill, remove
+from claude_proxy.workspace import LEVELS, Workspace, fill, remove
 from serving.settings import SettingsError
 
 
@@ -41,6 +42,33 @@ def test_what_nobody_holds_is_swept(tmp_path: Path) -> None:
     (left / "lock").touch()
     Workspace(tmp_path).close()
     assert not left.exists()
+
+
+def test_what_is_too_deep_is_left_to_rm_and_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rm itself: tests/services/test_claude_proxy_refusals.py."""
+    workspace = Workspace(tmp_path)
+    folder = workspace.reserve()
+    fill(folder, "")
+    Path(folder.work, *["deeper"] * LEVELS).mkdir(parents=True)
+    called: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **_options: called.append(words[0]))
+    workspace.close()
+    assert called == ["chmod", "rm"]
+    assert {path.name for path in folder.root.parent.iterdir()} == {folder.root.name, "lock"}
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    workspace = Workspace(tmp_path / "root")
+    folder = workspace.reserve()
+    fill(folder, "")
+    for number, target in enumerate((outside, outside / "file")):
+        (folder.work / str(number)).symlink_to(target)
+    remove(folder)
+    assert not folder.root.exists()
+    assert (outside / "file").exists()
 
 
 def test_a_workspace_that_cannot_be_written_to_is_a_wrong_setting(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""chmod on behalf of a sandboxed process: Landlock has no rule for it, so the filter asks the keeper.
+
+The keeper changes the mode itself, of the file that it finds: what the process does to the path meanwhile, or to the
+links in it, leads nowhere else. Requests and structures: linux/seccomp.h and linux/openat2.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+from collections.abc import Iterable, Iterator
+
+from claude_proxy import seccomp
+
+RECEIVE, SEND, VALID = 0xC0502100, 0xC0182101, 0x40082102
+"""The ioctl(2) requests of a listener: RECV, SEND and ID_VALID."""
+NOTICE = struct.Struct("=QIIiIQ6Q")
+ANSWER = struct.Struct("=QqiI")
+OPENAT2 = 437
+"""A system call number; the same on every architecture of these images."""
+BENEATH = 0x08 | 0x02
+"""RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS."""
+HERE, NO_FOLLOW = -100, 0x100
+"""AT_FDCWD and AT_SYMLINK_NOFOLLOW of linux/fcntl.h."""
+PERMISSIONS = 0o777
+"""What may be changed. Bits that lend the owner's rights, or the group's, serve nobody here."""
+LONGEST_PATH = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def folders(paths: Iterable[str]) -> list[str]:
+    """Return the folders among what a request may write to, each as it is named and as it is."""
+    named = [path for path in paths if os.path.isdir(path)]  # noqa: PTH112  # one word for a path throughout this module
+    return list(dict.fromkeys([*named, *map(os.path.realpath, named)]))
+
+
+def answer(listener: int, roots: list[str]) -> None:
+    """Change the mode that a process asks for if its file lies below one of `roots`; tell it how that went."""
+    notice = bytearray(NOTICE.size)
+    try:
+        fcntl.ioctl(listener, RECEIVE, notice)
+    except OSError:
+        return  # it was killed meanwhile, or a signal came in between and the listener is still readable
+    ident, pid, _, number, _, _, *arguments = NOTICE.unpack(notice)
+    try:
+        _change(listener, ident, pid, _asked(number, arguments), roots)
+        error = 0
+    except OSError as fault:
+        error = fault.errno or errno.EPERM
+    _reply(listener, ANSWER.pack(ident, 0, -error, 0))
+
+
+def _reply(listener: int, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # killed meanwhile
+        while True:
+            try:
+                fcntl.ioctl(listener, SEND, content)
+            except InterruptedError:
+                continue
+            return
+
+
+def _asked(number: int, arguments: list[int]) -> tuple[int, int, int, int]:
+    """Return folder, address of the path, mode and flags, whichever call it was."""
+    machine = platform.machine()
+    if number == seccomp.number("chmod", machine):
+        return HERE, arguments[0], arguments[1], 0
+    folder = ctypes.c_int(arguments[0] & 0xFFFFFFFF).value
+    flags = arguments[3] if number == seccomp.number("fchmodat2", machine) else 0
+    return folder, arguments[1], arguments[2], flags
+
+
+def _change(listener: int, ident: int, pid: int, asked: tuple[int, int, int, int], roots: list[str]) -> None:
+    folder, address, mode, flags = asked
+    path = _text(pid, address)
+    if not path.startswith("/"):
+        base = os.readlink(f"/proc/{pid}/cwd" if folder == HERE else f"/proc/{pid}/fd/{folder}")  # noqa: PTH115
+        path = f"{base}/{path}"
+    # Only now is it certain that memory and links were those of the process that asks, not of a later one.
+    fcntl.ioctl(listener, VALID, struct.pack("=Q", ident))
+    root, place = _below(path, roots)
+    if not root or flags & ~NO_FOLLOW:
+        raise PermissionError(errno.EPERM, path)
+    with _opened(root) as beneath:
+        file = _open(beneath, place, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if flags else 0))
+    try:
+        os.chmod(f"/proc/self/fd/{file}", mode & PERMISSIONS)  # noqa: PTH101
+    finally:
+        os.close(file)
+
+
+def _below(path: str, roots: list[str]) -> tuple[str, str]:
+    """Return the root that a path lies below, and the path from there; two empty words for none."""
+    plain = os.path.normpath(path)
+    for root in roots:
+        if plain.startswith(f"{root}/"):
+            return root, os.path.relpath(plain, root)
+    return "", ""
+
+
+@contextlib.contextmanager
+def _opened(folder: str) -> Iterator[int]:
+    number = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _open(folder: int, path: str, flags: int) -> int:
+    how = struct.pack("=QQQ", flags, 0, BENEATH)
+    file = int(_libc.syscall(OPENAT2, folder, os.fsencode(path), how, len(how)))
+    if file < 0:
+        raise OSError(ctypes.get_errno(), path)
+    return file
+
+
+def _text(pid: int, address: int) -> str:
+    """Return the path at an address of a process; raises OSError with what chmod(2) would say."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.pread(memory, LONGEST_PATH, address)
+    except (OSError, OverflowError) as error:
+        raise OSError(errno.EFAULT, "path") from error
+    finally:
+        os.close(memory)
+    if b"\0" not in content:
+        raise OSError(errno.ENAMETOOLONG, "path")
+    path = os.fsdecode(content.partition(b"\0")[0])
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, "path")
+    return path

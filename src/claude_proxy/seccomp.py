@@ -1,0 +1,141 @@
+"""A system call filter for what Landlock has no rule for; the kernel's header of each value is named beside it.
+
+Other processes of this user could be limited, slowed or put last, folders watched and their modes changed, memory left
+behind for the next request, and TCP spoken past Landlock's rule: all by calls that are refused here with EPERM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""AUDIT_ARCH_* of linux/audit.h. A machine that is not named here has no sandbox."""
+SECCOMP = {"x86_64": 317, "aarch64": 277}
+CALLS = {
+    # name: (x86_64, aarch64; -1: has none), of asm/unistd_64.h and asm-generic/unistd.h
+    "chmod": (90, -1),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    # An access control list changes the mode, too.
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "setxattrat": (463, 463),
+    "file_setattr": (469, 469),
+    # Watching a folder needs no right that Landlock knows; it tells the names of other requests' folders.
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    # What these make outlives its maker, and every process of this user finds it.
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    # It makes other calls, past this filter.
+    "io_uring_setup": (425, 425),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "socket": (41, 198),
+    "sendto": (44, 206),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+}
+ASKED = ("chmod", "fchmodat", "fchmodat2")
+"""Calls that the keeper makes instead, inside the folder of the request."""
+OWN_ONLY = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+"""Calls whose first argument is a process; 0 is the one that calls."""
+FLAGS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument holds the MSG_* flags."""
+FASTOPEN, MPTCP, AF_SMC = 0x20000000, 262, 43
+"""Ways to connect by TCP of which Landlock's hook hears nothing; linux/socket.h and linux/in.h."""
+X32 = 0x40000000
+"""The bit in the numbers of x86_64's second table of calls; asm/unistd.h."""
+
+SET_FILTER, NEW_LISTENER = 1, 8
+ALLOW, REFUSE, NOTIFY = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x7FC00000
+"""SECCOMP_RET_* of linux/seccomp.h."""
+LOAD, EQUAL, AT_LEAST, ANY_OF, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+"""Instructions of linux/bpf_common.h; conditions skip so many instructions if true, so many if not."""
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
+"""Offsets in struct seccomp_data. Of an argument the lower half is looked at: each of these is an int."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def knows(machine: str) -> bool:
+    """Whether there is a filter for this architecture, as uname(2) calls it."""
+    return machine in ARCHITECTURES
+
+
+def number(name: str, machine: str) -> int:
+    """Return the number of a call of CALLS, -1 if that architecture has none."""
+    return CALLS[name][list(ARCHITECTURES).index(machine)]
+
+
+def program(machine: str) -> bytes:
+    """Return the filter for this architecture. Calls of its 32-bit tables and of x32 are all refused."""
+    code = [_op(LOAD, ARCHITECTURE), _op(EQUAL, ARCHITECTURES[machine], 1, 0), _op(RETURN, REFUSE), _op(LOAD, NUMBER)]
+    if machine == "x86_64":
+        code += [_op(AT_LEAST, X32, 0, 1), _op(RETURN, REFUSE)]
+    for name in CALLS:
+        if number(name, machine) >= 0:
+            block = _rule(name)
+            code += [_op(EQUAL, number(name, machine), 0, len(block)), *block]
+    return b"".join([*code, _op(RETURN, ALLOW)])
+
+
+def restrict() -> int:
+    """Put this process and all that it starts behind the filter, for good; return its listener. Raises OSError.
+
+    The listener is a file descriptor: whoever reads it answers the calls of ASKED, see `modes`.
+    """
+    machine = platform.machine()
+    content = program(machine)
+    buffer = ctypes.create_string_buffer(content, len(content))
+    described = _Program(len(content) // 8, ctypes.addressof(buffer))
+    listener = int(_libc.syscall(SECCOMP[machine], SET_FILTER, NEW_LISTENER, ctypes.byref(described)))
+    if listener < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"seccomp: {os.strerror(error)}")
+    return listener
+
+
+def _rule(name: str) -> list[bytes]:
+    """Return what is done with a call of that name."""
+    refuse, allow = _op(RETURN, REFUSE), _op(RETURN, ALLOW)
+    if name in ASKED:
+        return [_op(RETURN, NOTIFY)]
+    if name in OWN_ONLY:
+        return [_argument(0), _op(EQUAL, 0, 1, 0), refuse, allow]
+    if name == "setpriority":
+        # Of this process only: a `who` of 0 may also mean every process of this user.
+        return [_argument(0), _op(EQUAL, 0, 0, 2), _argument(1), _op(EQUAL, 0, 1, 0), refuse, allow]
+    if name == "socket":
+        return [_argument(0), _op(EQUAL, AF_SMC, 2, 0), _argument(2), _op(EQUAL, MPTCP, 0, 1), refuse, allow]
+    if name in FLAGS:
+        return [_argument(FLAGS[name]), _op(ANY_OF, FASTOPEN, 0, 1), refuse, allow]
+    return [refuse]
+
+
+def _argument(place: int) -> bytes:
+    return _op(LOAD, ARGUMENTS + 8 * place)
+
+
+def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, yes, no, value)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import platform
+import struct
+
+import pytest
+
+from claude_proxy import seccomp
+from claude_proxy.sandbox import Sandbox
+
+MACHINES = tuple(seccomp.ARCHITECTURES)
+
+
+def decided(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
+    """Run the filter as the kernel does: instructions of linux/bpf_common.h over a struct seccomp_data."""
+    data = struct.pack("=iIQ6Q", number, architecture or seccomp.ARCHITECTURES[machine], 0, *(*arguments, *[0] * 6)[:6])
+    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+    loaded = place = 0
+    while True:
+        operation, yes, no, value = code[place]
+        place += 1
+        if operation == seccomp.RETURN:
+            return int(value)
+        if operation == seccomp.LOAD:
+            (loaded,) = struct.unpack_from("=I", data, value)
+        else:
+            tests = {
+                seccomp.EQUAL: loaded == value,
+                seccomp.AT_LEAST: loaded >= value,
+                seccomp.ANY_OF: bool(loaded & value),
+            }
+            place += yes if tests[operation] else no
+
+
+def call(machine: str, name: str, *arguments: int) -> int:
+    return decided(machine, seccomp.number(name, machine), *arguments)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_some_calls_are_refused_some_asked_about_and_all_others_go_on(machine: str) -> None:
+    for name in ("inotify_add_watch", "shmget", "mq_open", "io_uring_setup", "setxattr", "keyctl"):
+        assert call(machine, name) == seccomp.REFUSE
+    assert call(machine, "fchmodat") == call(machine, "fchmodat2") == seccomp.NOTIFY
+    listed = {seccomp.number(name, machine) for name in seccomp.CALLS}
+    assert {decided(machine, number) for number in set(range(500)) - listed} == {seccomp.ALLOW}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_process_may_limit_itself_only(machine: str) -> None:
+    for name in seccomp.OWN_ONLY:
+        assert call(machine, name, 0) == seccomp.ALLOW
+        assert call(machine, name, 7) == seccomp.REFUSE
+    # The kernel takes the lower half, too.
+    assert call(machine, "prlimit64", (1 << 32) | 7) == seccomp.REFUSE
+    assert call(machine, "setpriority", 0, 0, 5) == seccomp.ALLOW
+    for which, who in ((0, 7), (1, 0), (2, 0)):
+        assert call(machine, "setpriority", which, who, 5) == seccomp.REFUSE
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_tcp_is_spoken_in_the_way_that_landlock_hears(machine: str) -> None:
+    assert call(machine, "socket", 2, 1, 0) == call(machine, "socket", 1, 1, 0) == seccomp.ALLOW
+    assert call(machine, "socket", 2, 1, seccomp.MPTCP) == call(machine, "socket", seccomp.AF_SMC) == seccomp.REFUSE
+    for name, place in seccomp.FLAGS.items():
+        assert call(machine, name, *[0] * place, 0x4000) == seccomp.ALLOW  # MSG_NOSIGNAL
+        assert call(machine, name, *[0] * place, 0x4000 | seccomp.FASTOPEN) == seccomp.REFUSE
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_second_tables_of_calls_are_closed(machine: str) -> None:
+    i386, arm = 0x40000003, 0x40000028
+    getpid = 39
+    for architecture in (i386, arm):
+        assert decided(machine, getpid, architecture=architecture) == seccomp.REFUSE
+    assert decided("x86_64", seccomp.X32 + getpid) == seccomp.REFUSE
+
+
+def test_another_architecture_has_no_sandbox() -> None:
+    sandbox = Sandbox("best-effort", version=7, machine="riscv64")
+    assert sandbox.version == 0
+    assert "riscv64" in sandbox.lack
+    assert "x86_64, aarch64" in sandbox.lack
+    assert Sandbox("required", version=7, machine=platform.machine()).lack == ""
