@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import Proxy, running, said, wait_until
+from tests.support.claude_proxy_process import Proxy, alive, gone, running, said, wait_until
 
 SECRET = "sk-a-secret-of-this-test"
 Start = Callable[..., AbstractContextManager[Proxy]]
@@ -41,20 +40,6 @@ def start(tmp_path: Path, cli: Path) -> Start:
 def proxy(start: Start) -> Iterator[Proxy]:
     with start() as proxy:
         yield proxy
-
-
-def alive(cli: Path) -> list[int]:
-    """Every process that came of the double, wherever it has gone; a zombie has no command line any more."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if os.fsencode(cli) in line.read_bytes():
-                found.append(int(line.parent.name))
-    return found
-
-
-def gone(cli: Path, seconds: float = 2.0) -> None:
-    wait_until(lambda: not alive(cli), seconds, f"still running: {alive(cli)}")
 
 
 def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:

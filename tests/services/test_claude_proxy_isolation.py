@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import Proxy, running, wait_until
+from tests.support.claude_proxy_process import Proxy, alive, gone, running, wait_until
 
 SECRET = "sk-a-secret-of-this-test"
 Start = Callable[..., AbstractContextManager[Proxy]]
@@ -53,19 +52,6 @@ def attempts(proxy: Proxy, *wanted: tuple[str, object]) -> list[str]:
     """What became of each of the things that a CLI tried."""
     found: list[str] = json.loads(proxy.chat("attempt " + json.dumps([[what, str(at)] for what, at in wanted])).text)
     return found
-
-
-def alive(cli: Path) -> list[int]:
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if os.fsencode(cli) in line.read_bytes():
-                found.append(int(line.parent.name))
-    return found
-
-
-def gone(cli: Path, seconds: float = 2.0) -> None:
-    wait_until(lambda: not alive(cli), seconds, f"still running: {alive(cli)}")
 
 
 def test_another_request_cannot_be_reached(proxy: Proxy, cli: Path) -> None:

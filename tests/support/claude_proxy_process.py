@@ -195,3 +195,18 @@ def messages_api() -> Iterator[int]:
     finally:
         process.kill()
         process.communicate(timeout=10)
+
+
+def alive(cli: Path) -> list[int]:
+    """Every process that came of the double, wherever it has gone; a zombie has no command line any more."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(cli) in line.read_bytes():
+                found.append(int(line.parent.name))
+    return found
+
+
+def gone(cli: Path, seconds: float = 2.0) -> None:
+    """Fail unless nothing that came of the double is left in time."""
+    wait_until(lambda: not alive(cli), seconds, f"still running: {alive(cli)}")
