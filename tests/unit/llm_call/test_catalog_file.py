@@ -204,3 +204,13 @@ upstream = "a"
         'model."p".fallbacks: "y/*" holds a *, but the model\'s own name does not',
         'model."p".fallbacks: "one" is named twice',
     ]
+
+
+def test_no_password_of_an_address_is_shown(tmp_path: Path) -> None:
+    """Also of one that is malformed: that is when it is quoted."""
+    shown = faults(GOOD.replace("http://a:1/v1/", "htp://user:hunter2@a/v1"), tmp_path)
+    assert shown == ['upstream.a-b.base_url: "htp://[REDACTED]@a/v1" is not of the form http://HOST:PORT/v1']
+    with pytest.raises(SettingsError) as caught:
+        settings.read("127.0.0.1", Env({"LLM_CALL_MODELS": str(DEFAULT), "REDIS_URL": "http://u:hunter2@x"}))
+    assert "hunter2" not in str(caught.value)
+    assert "REDIS_URL" in str(caught.value)
