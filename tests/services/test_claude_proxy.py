@@ -10,36 +10,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import Proxy, alive, gone, running, said, wait_until
-
-SECRET = "sk-a-secret-of-this-test"
-Start = Callable[..., AbstractContextManager[Proxy]]
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Path:
-    return install(tmp_path / "fake-claude", SECRET)
-
-
-@pytest.fixture
-def start(tmp_path: Path, cli: Path) -> Start:
-    def begin(**settings: str) -> AbstractContextManager[Proxy]:
-        return running(tmp_path, {"CLAUDE_PROXY_CLI": str(cli), "ANTHROPIC_API_KEY": SECRET, **settings})
-
-    return begin
-
-
-@pytest.fixture
-def proxy(start: Start) -> Iterator[Proxy]:
-    with start() as proxy:
-        yield proxy
+from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, said, wait_until
 
 
 def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:

@@ -8,17 +8,9 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pytest
-
-from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import Proxy, alive, gone, running, wait_until
-
-SECRET = "sk-a-secret-of-this-test"
-Start = Callable[..., AbstractContextManager[Proxy]]
+from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, running, wait_until
 
 # Answers in no time, so that a thousand calls take seconds. It leaves a child of its own behind each time.
 QUICK = """#!/bin/sh
@@ -27,25 +19,6 @@ sleep 600 &
 read -r line
 echo '{"type":"result","subtype":"success","is_error":false,"result":"done","usage":{"output_tokens":2}}'
 """
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Path:
-    return install(tmp_path / "fake-claude", SECRET)
-
-
-@pytest.fixture
-def start(tmp_path: Path, cli: Path) -> Start:
-    def begin(**settings: str) -> AbstractContextManager[Proxy]:
-        return running(tmp_path, {"CLAUDE_PROXY_CLI": str(cli), "ANTHROPIC_API_KEY": SECRET, **settings})
-
-    return begin
-
-
-@pytest.fixture
-def proxy(start: Start) -> Iterator[Proxy]:
-    with start() as proxy:
-        yield proxy
 
 
 def attempts(proxy: Proxy, *wanted: tuple[str, object]) -> list[str]:

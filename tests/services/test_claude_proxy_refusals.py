@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import ROOT, Proxy, running, wait_until
+from tests.support.claude_proxy_process import ROOT, Proxy, alive, running, wait_until
 
 PROBE = ROOT / "tests/support/sandbox_probe.py"
 PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -71,15 +70,6 @@ def outside(*probes: tuple[str, object]) -> list[str]:
         subprocess.run([*argv, what, str(target)], capture_output=True, text=True, check=True).stdout.strip()
         for what, target in probes
     ]
-
-
-def alive(cli: Path) -> list[int]:
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if os.fsencode(cli) in line.read_bytes():
-                found.append(int(line.parent.name))
-    return found
 
 
 def children(pid: int) -> list[int]:

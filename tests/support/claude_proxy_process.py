@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,11 @@ def messages_api() -> Iterator[int]:
     finally:
         process.kill()
         process.communicate(timeout=10)
+
+
+SECRET = "sk-a-secret-of-this-test"
+Start = Callable[..., AbstractContextManager[Proxy]]
+"""Starts the proxy with settings of a test's own."""
 
 
 def alive(cli: Path) -> list[int]:
