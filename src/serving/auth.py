@@ -135,8 +135,8 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a socket bound to `host`."""
-    if host == "localhost":
+    """Tell whether only this machine can reach a socket bound to `host`, which may be the path `unix:PATH`."""
+    if host == "localhost" or host.startswith("unix:"):
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -56,7 +56,7 @@ class Link:
     def _hear(self) -> None:
         words = self._control.recv(16)
         if DEBUG in words and self._options.debugger is not None:
-            debugger.listen(self._options.debugger)
+            debugger.listen(self._options.place, self._options.debugger)
         if HANDOVER in words:
             if self._options.debugger is not None:
                 debugger.close()

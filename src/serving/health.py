@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from serving.asgi import App, Receive, Scope, Send
 from serving.errors import ApiError
+from serving.options import NOTICE_SECONDS
 from serving.settings import SettingsError
 
 log = logging.getLogger("serving.health")
@@ -23,8 +24,8 @@ log = logging.getLogger("serving.health")
 CHECK_SECONDS = 2.0
 """The longest that one dependency may delay the answer about readiness."""
 
-GRACE_SECONDS = 0.1
-"""How long after the order to stop a request is still served: its client could not know yet."""
+FRESH_SECONDS = 5.0
+"""How old results may be for who only watches, so that watching asks dependencies seldom."""
 
 Check = Callable[[], Awaitable[None]]
 
@@ -43,16 +44,23 @@ class Dependency:
 
 
 class Health:
-    """The service's own phase and its dependencies. `host` is the address that the service is bound to."""
+    """The service's own phase and its dependencies. `host` is the address that the service is bound to.
 
-    def __init__(self, service: str = "service", host: str = "127.0.0.1") -> None:
+    New work is taken until `notice` seconds after `draining`.
+    """
+
+    def __init__(self, service: str = "service", host: str = "127.0.0.1", notice: float = NOTICE_SECONDS) -> None:
         self.service = service
         self.host = host
+        self._notice = notice
         self._phase = "starting"
         self._closed = float("inf")
         self._dependencies: list[Dependency] = []
         self._sources: list[Callable[[], Iterable[Dependency]]] = []
         self._reloads: list[Callable[[], None]] = []
+        self._examining: asyncio.Task[None] | None = None
+        self._states: dict[str, dict[str, Any]] = {}
+        self._examined = float("-inf")
 
     def started(self) -> None:
         """Requests are being accepted from now on."""
@@ -62,7 +70,7 @@ class Health:
         """The service is about to end: it is not ready any more, running requests finish."""
         if self._phase != "draining":
             self._phase = "draining"
-            self._closed = time.monotonic() + GRACE_SECONDS
+            self._closed = time.monotonic() + self._notice
 
     @property
     def refuses(self) -> bool:
@@ -94,25 +102,53 @@ class Health:
 
     async def report(self) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status of readiness and the document that explains it."""
-        dependencies = [*self._dependencies, *(each for source in self._sources for each in source())]
-        results = await asyncio.gather(*(_examine(each) for each in dependencies))
-        states = {each.name: result for each, result in zip(dependencies, results, strict=True)}
-        failed = [each for each in dependencies if states[each.name]["state"] == "failed"]
+        states = await self._examine_all()
+        failed = [each for each in states.values() if each["state"] == "failed"]
         status = self._phase
-        if status == "ok" and any(each.required for each in failed):
+        if status == "ok" and any(each["required"] for each in failed):
             status = "unavailable"
         elif status == "ok" and failed:
             status = "degraded"
         code = 200 if status in ("ok", "degraded") else 503
         return code, {"status": status, "service": self.service, "dependencies": states}
 
+    def watched(self) -> dict[str, float]:
+        """Return which dependencies worked (1) and which did not (0) when last examined; see `watch`."""
+        states = {name: each["state"] for name, each in self._states.items()}
+        return {name: float(state == "ok") for name, state in states.items() if state != "not configured"}
+
+    async def watch(self) -> None:
+        """See to it that what `watched` returns is at most FRESH_SECONDS old; takes at most CHECK_SECONDS."""
+        if time.monotonic() - self._examined < FRESH_SECONDS:
+            return
+        # Who comes meanwhile waits for the same examination, which goes on when the one who began it leaves.
+        if self._examining is None or self._examining.done():
+            self._examining = asyncio.create_task(self._renew())
+        await asyncio.shield(self._examining)
+
+    async def _renew(self) -> None:
+        await self._examine_all()
+
+    async def _examine_all(self) -> dict[str, dict[str, Any]]:
+        dependencies = [*self._dependencies, *(each for source in self._sources for each in source())]
+        results = await asyncio.gather(*(_examine(each) for each in dependencies))
+        self._states = {each.name: result for each, result in zip(dependencies, results, strict=True)}
+        self._examined = time.monotonic()
+        return self._states
+
     def routes(self) -> list[Route]:
-        """Return /health/live, /health/ready and /health (the same as ready)."""
+        """Return /health/live, /health/accepting, /health/ready and /health (the same as ready)."""
         return [
             Route("/health/live", _live),
+            Route("/health/accepting", self._accepting),
             Route("/health/ready", self._ready),
             Route("/health", self._ready),
         ]
+
+    async def _accepting(self, _request: Request) -> Response:
+        # For load balancers. 404 is HAProxy's word for "nothing new, please, but do not interrupt what runs".
+        status, code = {"ok": ("accepting", 200), "starting": ("starting", 503)}.get(self._phase, (self._phase, 404))
+        return _json(code, {"status": status})
 
     async def _ready(self, _request: Request) -> Response:
         code, document = await self.report()
@@ -130,7 +166,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer 503."""
         if self._health.refuses and scope["type"] == "http" and scope["path"].startswith(self._protected):
-            headers = {"retry-after": "1", "connection": "close"}
+            headers = {"retry-after": "1"}
             message = "The service is about to end; send the request again."
             error = ApiError(503, message, type="server_error", code="draining", headers=headers)
             await error.response()(scope, receive, send)

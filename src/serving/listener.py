@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-BACKLOG = 2048
-"""Connections that wait while a worker is busy or being replaced; the kernel caps it at net.core.somaxconn."""
+from serving import unix_socket
+from serving.unix_socket import BACKLOG, BindError
+
+__all__ = ["BindError", "address", "bind", "listening"]
 
 
-class BindError(Exception):
-    """The address cannot be listened on; the text names it and says what to try."""
+@contextmanager
+def listening(host: str, port: int, path: str = "") -> Iterator[socket.socket]:
+    """Yield a listening socket: at `path` if there is one, else at `host` and `port`. Raises BindError."""
+    if path:
+        with unix_socket.listening(path) as listener:
+            yield listener
+    else:
+        yield bind(host, port)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -37,8 +47,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Return `host:port` of a bound socket; port 0 has become the real one."""
+    """Return `host:port` of a bound socket, where port 0 has become the real one, or `unix:PATH`."""
     name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"{host}:{name[1]}"
 

@@ -22,6 +22,8 @@ LEVELS = ("debug", "info", "warning", "error")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 Observe = Callable[[Scope, int, float], None]
 """What is told about each request after its end: scope, status (0: the client left before an answer) and seconds."""
+QUIET = frozenset({"/health/accepting"})
+"""Paths without a line, but at the level debug: load balancers ask several times a second."""
 ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -108,7 +110,7 @@ class RequestLog:
             seconds = time.perf_counter() - began
             if self._observe:
                 self._observe(scope, status, seconds)
-            if log.isEnabledFor(logging.INFO):
+            if log.isEnabledFor(logging.DEBUG if scope["path"] in QUIET else logging.INFO):
                 _line(scope, status, seconds)
 
 

@@ -6,7 +6,7 @@ labels: a configured model's name will do, a name that clients send will not.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
@@ -24,6 +24,7 @@ COMMON = (
     "/v1/chat/completions",
     "/v1/models",
     "/health",
+    "/health/accepting",
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -73,6 +74,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         own: dict[str, Any] = {"namespace": prefix, "registry": self.registry}
+        self._watches: list[Callable[[], Awaitable[None]]] = []
         self._labels = {each: each for each in (*COMMON, *paths)}
         self._beginnings = [each for each in paths if each.endswith("*")]
         self._requests = Series(Counter("http_requests", "Requests by path and status.", ("path", "status"), **own))
@@ -87,11 +89,17 @@ class Metrics:
         self._requests[path, status].inc()
         self._seconds[path,].observe(seconds)
 
+    def before(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """Have `watch` awaited before the metrics are shown: for what cannot be read without waiting."""
+        self._watches.append(watch)
+
     def route(self) -> Route:
         """Return GET /metrics: the text format, or OpenMetrics for who accepts it."""
         return Route("/metrics", self._show)
 
     async def _show(self, request: Request) -> Response:
+        for watch in self._watches:
+            await watch()
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self.registry), headers={"content-type": kind, "cache-control": "no-store"})
 

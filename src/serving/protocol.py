@@ -66,6 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._last_scope: Any = None
         self._refusal: ApiError | None = None
         self._refused = False
+        self._last_request = False
         excess = len(self.connections) - self.limits.connections
         if excess > SPARE_CONNECTIONS:
             transport.abort()
@@ -92,6 +93,10 @@ class BoundedProtocol(HttpToolsProtocol):
             msg = "headers too large"
             raise ValueError(msg)  # the parser gives up, and uvicorn calls send_400_response
         super().on_headers_complete()
+        # An answer that comes before the end of the body must not close the connection: with unread bytes that would be
+        # a reset, and whoever still sends, a balancer too, might never see the answer.
+        self._last_request = not self.cycle.keep_alive
+        self.cycle.keep_alive = True
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body: the client makes progress."""
@@ -104,6 +109,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Take the end of a request."""
         self._unused_bytes = 0
+        if self._last_request:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -187,7 +196,7 @@ def bounded(limits: Limits) -> type[BoundedProtocol]:
 def _rendered(error: ApiError, more: list[tuple[bytes, bytes]]) -> bytes:
     body = error.body()
     headers = [
-        *more,
+        *(each for each in more if each[0] != b"connection"),
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),

@@ -46,7 +46,7 @@ def serve(options: Options, listener: socket.socket, attach: Callable[[Worker], 
 
     `attach` is called in the running event loop once requests are accepted.
     """
-    health = Health(options.service, options.host)
+    health = Health(options.service, options.place, options.notice_seconds)
     allow_files(options.max_connections)
     config = uvicorn.Config(
         build(options, health),
@@ -142,16 +142,20 @@ class Worker(uvicorn.Server):
         self._begin_to_stop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish running requests within the drain time, then close everything.
+        """Take new requests for a moment more, finish what runs within the drain time, then close everything.
 
         Until the end the socket still answers (readiness says draining), unless another worker took it over.
         """
         tasks, connections = self.server_state.tasks, self.server_state.connections
+        # Every answer from now on says so, so that no client sends its next request into a closing connection.
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         if self._handover:
             self._close_listeners(sockets)
         log.info("draining", extra={"pid": os.getpid(), "requests": len(tasks), "handover": self._handover})
         end = time.monotonic() + self._drain_seconds
         settled = self._now() + (HANDOVER_SETTLE_SECONDS if self._handover else SETTLE_SECONDS)
+        if not self._handover:
+            await self._until(lambda: self._health.refuses, end)
         await self._until(lambda: self._hang_up(settled) and not tasks, end)
         self._close_listeners(sockets)
         for task in list(tasks):

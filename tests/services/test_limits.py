@@ -141,6 +141,18 @@ def test_a_large_body_beside_a_small_head_is_no_large_head(service: Service) -> 
     assert service.ask("POST", "/v1/size", body, {})[:2] == (200, b"1000000")
 
 
+def test_who_still_sends_gets_the_answer_that_comes_early(tmp_path: Path) -> None:
+    """Also with `connection: close`, as balancers ask: closing with unread bytes would be a reset, and no answer."""
+    (keys := tmp_path / "keys").write_text(f"somebody:{hashlib.sha256(b'k').hexdigest()}\n")
+    body = b"x" * 8_000_000  # more than all buffers on the way hold
+    head = b"POST /v1/size HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with small(SMALL_KEYS=str(keys)) as guarded, connected(guarded) as connection:
+        connection.sendall(head)
+        wait_until(lambda: b"401" in connection.recv(64, socket.MSG_PEEK), "the answer before the body")
+        connection.sendall(body)
+        assert answer(connection)[0] == 401
+
+
 def test_trailers_have_a_limit_too(service: Service) -> None:
     with connected(service) as connection:
         connection.sendall(b"POST /v1/size HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")

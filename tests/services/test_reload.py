@@ -168,6 +168,31 @@ def test_the_debugger_follows_the_newest_worker(copy: Path) -> None:
         stream.close()
 
 
+def test_a_debugger_needs_no_reload_and_listens_where_the_service_does(copy: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["-m", "llm_call.api", "--port", "0"]
+    with running(command, READY, {"DEBUGGER_PORT": str(port)}, copy) as service:
+        wait_until(lambda: service.find(f'debugger listens".*"127.0.0.1:{port}"'), "the debugger", 10)
+        assert b"Content-Length: " in _greet(port)
+        assert version(service) == "list"
+        assert service.stop() == 0
+
+
+def test_where_there_is_no_debugger_the_service_says_so_and_goes_on(copy: Path) -> None:
+    (copy / "src" / "debugpy.py").write_text("raise ImportError('as in the image prod')\n")
+    command = ["-m", "llm_call.api", "--port", "0"]
+    for more in ([], ["--reload"]):
+        with running([*command, *more], READY, {"DEBUGGER_PORT": "5678"}, copy) as service:
+            wait_until(
+                lambda service=service: service.find("no debugger at port 5678: debugpy is not here"), "the word", 10
+            )
+            if more:
+                save(copy, '"object": "new"')
+                wait_until(lambda service=service: version(service) == "new", "the new version", 5)
+            assert service.stop() == 0
+
+
 def _greet(port: int) -> bytes:
     """Send a debugger's first message and return the beginning of the answer."""
     message = b'{"seq":1,"type":"request","command":"initialize","arguments":{"adapterID":"test"}}'

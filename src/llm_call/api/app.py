@@ -28,7 +28,6 @@ from serving.errors import handlers
 from serving.health import Dependency, Gate, Health
 from serving.logs import RequestLog
 from serving.metrics import Metrics
-from serving.settings import Env
 
 log = logging.getLogger("llm_call")
 
@@ -41,7 +40,7 @@ def create(health: Health) -> App:
     chosen = settings.read(health.host)
     if chosen.keyring.open:
         log.warning("no API keys are configured: everyone on this machine may use the service")
-    return assemble(chosen, health, Upstreams(), store.connect(chosen.redis_url, chosen.redis_password))
+    return assemble(chosen, health, Upstreams(), store.connect(chosen.redis_url, chosen.redis_login))
 
 
 def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) -> App:
@@ -57,7 +56,9 @@ def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) ->
     )
     gateway.show_gauges()
     _declare_dependencies(gateway, health, redis)
-    health.on_reload(lambda: gateway.reload(lambda: settings.models(Env())))
+    metrics.before(health.watch)
+    gateway.telemetry.show_surroundings(health.watched, chosen.cache_folder)
+    health.on_reload(lambda: gateway.reload(settings.models_again))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llm_call.api.redis_login import Login, NoPassword
 from serving.health import NotConfigured
-from serving.settings import Secret
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -33,11 +33,12 @@ class StoreDown(Exception):
 class Store:
     """`run` never raises. Once Redis fails it does nothing until a task in the background reached it again.
 
-    Without a Redis (None) it never does anything.
+    Without a Redis (None) it never does anything. `login` is named where Redis refuses it.
     """
 
-    def __init__(self, redis: Redis | None) -> None:
+    def __init__(self, redis: Redis | None, login: Login | None = None) -> None:
         self._redis = redis
+        self._login = login
         self._fault: str | None = None if redis else UNSET
         self._recovery: asyncio.Task[None] | None = None
 
@@ -77,8 +78,7 @@ class Store:
 
     def _fail(self, error: Exception) -> None:
         if self._fault is None:
-            self._fault = _describe(error)
-            log.warning("working without Redis until it answers: %s", self._fault)
+            self._note(error)
             self._recovery = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
@@ -93,13 +93,21 @@ class Store:
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
                     await self._redis.ping()
             except Exception as error:
-                self._fault = _describe(error)
+                self._note(error)
             else:
                 self._fault = None
                 log.info("Redis is back")
 
+    def _note(self, error: Exception) -> None:
+        """Keep why Redis cannot be used, and log it when that is news; of the login only the log speaks."""
+        fault = _describe(error)
+        if fault != self._fault:
+            self._fault = fault
+            login = f" ({self._login or 'no password is configured'})" if _concerns_login(error) else ""
+            log.warning("working without Redis until it answers: %s%s", fault, login)
 
-def connect(url: str, password: Secret | None) -> Store:
+
+def connect(url: str, login: Login | None) -> Store:
     """Return a store at `url`; connects at the first use. Without a URL it is a store of nothing."""
     if not url:
         return Store(None)
@@ -107,18 +115,31 @@ def connect(url: str, password: Secret | None) -> Store:
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.credentials import CredentialProvider
+
+    class FreshCredentials(CredentialProvider):
+        async def get_credentials_async(self) -> Any:
+            return login.credentials() if login else ()
 
     redis = Redis.from_url(
         url,
-        password=password.reveal() if password else None,
+        credential_provider=FreshCredentials() if login else None,
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
-    return Store(redis)
+    return Store(redis, login)
 
 
 def _describe(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {SOCKET_SECONDS:g} s"
     return (str(error) or type(error).__name__).rstrip(".")
+
+
+def _concerns_login(error: Exception) -> bool:
+    from redis.exceptions import AuthenticationError, NoPermissionError  # loaded by now: it has failed
+
+    # The library hides a refusal of AUTH in a plain ConnectionError.
+    causes = [error, error.__cause__, error.__context__]
+    return any(isinstance(each, NoPassword | AuthenticationError | NoPermissionError) for each in causes)

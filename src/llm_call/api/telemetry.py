@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -61,6 +63,15 @@ class Telemetry:
         """Add a gauge `llm_call_NAME` whose samples are read when somebody looks."""
         self._registry.register(_Gauge(f"llm_call_{name}", text, tuple(labels), read))
 
+    def show_surroundings(self, dependencies: Callable[[], Mapping[str, float]], folder: str) -> None:
+        """Let the metrics show which dependencies work, and the disk below `folder` (none: "")."""
+        text = "1: it works, 0: it does not; as /health/ready has it, a few seconds old at most."
+        self.gauge("dependency_up", text, ("dependency",), lambda: [((n,), up) for n, up in dependencies().items()])
+        if folder:
+            free, size = "Bytes that are left for us on the disk of a folder.", "Bytes of the disk of a folder."
+            self.gauge("disk_free_bytes", free, ("path",), lambda: _disk(folder, "f_bavail"))
+            self.gauge("disk_size_bytes", size, ("path",), lambda: _disk(folder, "f_blocks"))
+
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Series[Counter]:
         return Series(Counter(name, text, labels, namespace="llm_call", registry=self._registry))
 
@@ -70,6 +81,12 @@ class Telemetry:
         if not labels:
             series[()] = histogram
         return series
+
+
+def _disk(folder: str, figure: str) -> Iterator[Sample]:
+    with contextlib.suppress(OSError):  # a disk that is gone has no sample
+        found = os.statvfs(folder)
+        yield (folder,), float(getattr(found, figure) * found.f_frsize)
 
 
 class _Gauge(Collector):

@@ -173,3 +173,66 @@ def test_only_our_modules_are_forgotten(tmp_path: Path) -> None:
     finally:
         sys.modules.pop("beside_module", None)
         sys.modules.pop("inside_module", None)
+
+
+def test_who_watches_gets_results_of_the_last_seconds_and_asks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = [100.0], []
+    monkeypatch.setattr(health_module.time, "monotonic", lambda: now[0])
+
+    async def counted() -> None:
+        asked.append(now[0])
+        if len(asked) > 1:
+            await ill()
+
+    health = Health()
+    health.add("counted", counted, required=True)
+    health.add("absent", absent, required=True)
+
+    async def scenario() -> None:
+        assert health.watched() == {}
+        await asyncio.gather(health.watch(), health.watch())
+        now[0] += health_module.FRESH_SECONDS - 0.1
+        await health.watch()
+        assert (health.watched(), asked) == ({"counted": 1.0}, [100.0])
+        now[0] += 0.2
+        await health.watch()
+        assert (health.watched(), len(asked)) == ({"counted": 0.0}, 2)
+        await health.report()
+        assert len(asked) == 3, "readiness always asks"
+
+    asyncio.run(scenario())
+
+
+def test_an_examination_outlives_the_one_who_began_it() -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def slow() -> None:
+            await go.wait()
+
+        health = Health()
+        health.add("slow", slow, required=False)
+        first, second = (asyncio.create_task(health.watch()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        go.set()
+        await second
+        assert first.cancelled()
+        assert health.watched() == {"slow": 1.0}
+
+    asyncio.run(scenario())
+
+
+def test_a_balancer_is_told_the_phase_by_the_status() -> None:
+    health = Health()
+    app = Starlette(routes=health.routes())
+
+    def told() -> tuple[int, str]:
+        answer = asyncio.run(ask(app, "GET", "/health/accepting"))
+        return answer.status, answer.json["status"]
+
+    assert told() == (503, "starting")
+    health.started()
+    assert told() == (200, "accepting")
+    health.draining()
+    assert told() == (404, "draining")
