@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from claude_proxy import command, failures, mcp, models
 from claude_proxy.cleanup import Cleanups
@@ -22,6 +22,7 @@ from claude_proxy.settings import Settings
 from claude_proxy.slots import Slots
 from claude_proxy.spares import Spare, Spares
 from claude_proxy.workspace import Workspace, fill, remove
+from serving.errors import ApiError
 
 log = logging.getLogger("claude_proxy.calls")
 
@@ -41,7 +42,9 @@ class Calls:
         self._cli = cli
         self._sandbox = sandbox
         self._cleanups = Cleanups()
-        self._processes = Processes(self._cleanups, Launcher(), sandbox.version)
+        self._processes = Processes(
+            self._cleanups, Launcher(), sandbox.version, settings.bounds, settings.max_processes + settings.prestart
+        )
         self._workspace = Workspace(settings.workspace)
         self._sessions = Sessions(settings.workspace / "sessions", settings.sessions)
         self.spares = Spares(settings.prestart, settings.prestart_seconds, self._start_spare, self._discard)
@@ -112,8 +115,7 @@ class Calls:
             await self._cleanups.run(asyncio.to_thread(remove, folder))
             self.spares.replenish()
         if ended is not None:
-            self._log_crash(ended)
-            raise failures.crashed(ended.code)
+            raise self._failure(ended)
 
     def _prepare(self, ask: Ask, folder: Folder) -> Command:
         """Make the folder, and return what to start in it."""
@@ -155,11 +157,17 @@ class Calls:
         await self._cleanups.run(self._processes.end(spare.running))
         await self._cleanups.run(asyncio.to_thread(remove, spare.folder))
 
-    def _log_crash(self, ended: Exit) -> None:
+    def _failure(self, ended: Exit) -> ApiError:
+        """Log how a CLI ended that gave no result, and return what its client is told."""
+        if ended.over:
+            limit = asdict(self._settings.bounds).get(ended.over)
+            log.warning("a request was ended: it took too much", extra={"bound": ended.over, "limit": limit})
+            return failures.over(ended.over, limit)
         complaint = ended.complaint
         if self._settings.credential:
             complaint = complaint.replace(self._settings.credential.value.reveal(), "[REDACTED]")
         log.warning("the CLI ended without a result", extra={"code": ended.code, "stderr": complaint})
+        return failures.crashed(ended.code)
 
     def _listener(self, ask: Ask, session: Session | None, sink: Sink) -> Callable[[bytes], Awaitable[bool]]:
         reader = Reader(ask.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from claude_proxy import grants
+from claude_proxy import failures, grants
 from claude_proxy.answers import Plain, Stream
 from claude_proxy.calls import Calls
 from claude_proxy.conversation import Ask, translate
@@ -47,6 +47,12 @@ class Chat:
                 notes(scope)["log"]["disconnected"] = True
                 work.cancel()
             await _conclude(work)
+        except asyncio.CancelledError:
+            # The service ends, and its time to finish answers is over. Not behind the CLI's end, which takes a moment.
+            work.cancel()
+            await asyncio.sleep(0)
+            if not answer.complete:
+                await answer.fail(failures.stopped())
         finally:
             # Does nothing to what is done; otherwise this request was cancelled itself, and its CLI has to end.
             gone.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 from serving.errors import ApiError
 
@@ -15,6 +16,18 @@ HOPELESS = {"x-should-retry": "false"}
 heed it."""
 BUSY_SECONDS = 5
 """What a client that finds every CLI busy is told to wait: a short answer takes about that long."""
+
+OVER = {
+    "pids": (
+        "claude_too_many_processes",
+        "its tools started more than {} processes and threads",
+        "CLAUDE_PROXY_REQUEST_PIDS",
+    ),
+    "memory": ("claude_out_of_memory", "it took more than {} bytes of memory", "CLAUDE_PROXY_REQUEST_MEMORY_BYTES"),
+    "disk": ("claude_out_of_disk", "its files took more than {} bytes", "CLAUDE_PROXY_REQUEST_DISK_BYTES"),
+    "container": ("claude_memory_exhausted", "its tools ran when all requests together had used up the memory", ""),
+}
+"""By the name that the keeper has for a bound: the error's code, what happened, and which setting says how much."""
 
 LONGEST_WAIT = 3600
 """In seconds; what a client is told to wait at most, whatever the CLI says."""
@@ -72,11 +85,26 @@ def deadline(seconds: float) -> ApiError:
     return ApiError(504, message, type="server_error", code="deadline_exceeded", headers=HOPELESS)
 
 
+def over(name: str, limit: int | None) -> ApiError:
+    """Return the error for a request that was ended because it took more than it may.
+
+    It is the request's fault, unless the memory of all ended: 4xx does not count against this service, nor is it tried again.
+    """
+    code, what, setting = OVER[name]
+    if not setting:
+        message = f"The request was ended: {what}; try again later, or give the container more memory."
+        return ApiError(503, message, type="server_error", code=code, headers=HOPELESS)
+    message = f"The request was ended: {what.format(limit)}; let it do less at once, or raise {setting}."
+    return ApiError(400, message, code=code)
+
+
 def crashed(returncode: int | None) -> ApiError:
     """Return the error for a CLI that ended before it gave a result. Its own words are in the service's log."""
     how = "was ended" if returncode is None else f"ended with exit code {returncode}"
     if returncode is not None and returncode < 0:
         how = f"was ended by signal {-returncode}"
+    if returncode == -signal.SIGKILL:
+        how += ", as the kernel does when the container's memory is used up,"
     return ApiError(
         502,
         f"The Claude CLI {how} before it gave a result.",
@@ -90,6 +118,12 @@ def not_started(reason: str) -> ApiError:
     """Return the error for a CLI that could not be started."""
     message = f"The Claude CLI could not be started: {reason}; check CLAUDE_PROXY_CLI and CLAUDE_PROXY_WORKSPACE."
     return ApiError(503, message, type="server_error", code="claude_cli_not_started")
+
+
+def stopped() -> ApiError:
+    """Return the error for an answer that the end of the service cut short, after all the time that it had to finish."""
+    message = "The service ended before the answer was whole; send the request again."
+    return ApiError(503, message, type="server_error", code="draining", headers={"retry-after": "1"})
 
 
 def interrupted() -> ApiError:

@@ -1,24 +1,26 @@
 """One process for one CLI: starts it in its sandbox, and sees to it that nothing of it is left at the end.
 
 Every orphan below it becomes its child, so that not even a process that left the CLI's group or session gets away. It
-talks to the proxy over a socket: it says `pid N`, `error ERRNO` and `exit CODE`, a line each; it is told b"t" to end the
-CLI, b"k" to kill it. The end of that socket means that the proxy is gone: everything is killed at once.
+talks to the proxy over a socket: it says `pid N`, `error ERRNO`, `exit CODE` and `over BOUND` (it ends a request that took
+more than it may), a line each; it is told b"t" to end the CLI, b"k" to kill it. The end of that socket means that the
+proxy is gone: everything is killed at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import platform
 import resource
 import select
 import signal
 import socket
 import time
-from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
-from claude_proxy import kernel, landlock, modes, seccomp
+from claude_proxy import bounds, kernel, landlock, modes, notices, seccomp, tree
 
 TERMINATE = b"t"
 KILL = b"k"
@@ -28,13 +30,19 @@ SWEEP_SECONDS = 0.002
 """Between two rounds of killing: the kernel needs a moment to end a process."""
 NICE = 10
 """How far a CLI steps back. Measured with 16 CLIs on 2 cores: p99 of /health/live 10 ms instead of 56."""
-LARGEST_FILE = 4 << 30
-"""In bytes: what a tool writes by mistake must not fill the disk with one file."""
+KEEPER_NICE = 5
+"""A keeper comes before the CLI, and after the proxy: tools that fork without end make it work."""
+REFUSAL_SECONDS = 0.02
+"""How long a process waits for the answer that it may not fork now."""
+OPEN_FILES = 4096
+"""What a CLI and its tools may have open, each: buffers of sockets are memory that no figure of a process shows."""
+FORKS = seccomp.numbers(seccomp.FORKS, platform.machine())
 
 
 def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
     """Start what `job` describes and watch it to its end; this forked process has nothing to do afterwards."""
     kernel.adopt_orphans()
+    os.nice(KEEPER_NICE)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     wake, woken = os.pipe()
     for end in (wake, woken):
@@ -51,14 +59,15 @@ def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
     with contextlib.suppress(OSError):
         os.open(f"/proc/{pid}", os.O_PATH | os.O_CLOEXEC)
     _say(control, f"pid {pid}")
-    _watch(pid, control, wake, listeners, modes.folders(job["write"]))
+    _Watch(job, pid, control, wake, listeners).run()
+    # Nobody answers the filter's questions any more: whatever forks without end stands still until it is killed.
     end_all()
 
 
 def end_all() -> None:
     """Kill every descendant and wait for it, until there is none."""
     while True:
-        kill(descendants(os.getpid()))
+        tree.kill(tree.descendants(os.getpid()))
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -67,56 +76,71 @@ def end_all() -> None:
         time.sleep(SWEEP_SECONDS)
 
 
-def kill(pids: Iterable[int]) -> None:
-    """Kill these processes; who has ended already, or is not ours, is left alone."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+class _Watch:
+    """Over one CLI, until it has ended, its time after SIGTERM is over, it took too much, or the proxy is gone."""
 
+    def __init__(
+        self, job: dict[str, Any], leader: int, control: socket.socket, wake: int, listeners: list[int]
+    ) -> None:
+        self._leader, self._control, self._wake, self._listeners = leader, control, wake, listeners
+        self._roots = modes.folders(job["write"])
+        self._guard = bounds.Guard(job)
+        self._kill_at = math.inf
+        self._poller = select.poll()
+        for each in (control.fileno(), wake, *listeners):
+            self._poller.register(each, select.POLLIN)
 
-def descendants(ancestor: int, spared: Container[int] = ()) -> list[int]:
-    """Return the processes below `ancestor`, by the parents that /proc tells now; not its children that are `spared`."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # one listing, no object per process
-        if entry.isdigit():
-            with contextlib.suppress(OSError, ValueError):
-                fields = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(entry))
-    found = [pid for pid in children.get(ancestor, ()) if pid not in spared]
-    for pid in found:
-        found += children.get(pid, ())
-    return found
-
-
-def _watch(leader: int, control: socket.socket, wake: int, listeners: list[int], roots: list[str]) -> None:
-    """Return when the CLI has ended, when its time after SIGTERM is over, or when the proxy is gone."""
-    poller = select.poll()
-    poller.register(control, select.POLLIN)
-    poller.register(wake, select.POLLIN)
-    for each in listeners:
-        poller.register(each, select.POLLIN)
-    kill_at = float("inf")
-    while True:
-        left = kill_at - time.monotonic()
-        if left <= 0:
-            return
-        for ready, event in poller.poll(None if left == float("inf") else left * 1000):
-            if ready in listeners:
-                if event & select.POLLIN:
-                    modes.answer(ready, roots)
-                else:
-                    poller.unregister(ready)
-            elif ready == wake:
-                os.read(wake, 512)
-                code = _reap(leader)
-                if code is not None:
-                    _say(control, f"exit {code}")
-                    return
-            elif (control.recv(1) or KILL) == KILL:
+    def run(self) -> None:
+        """Return when there is nothing more to watch over, and all that is left has to be killed."""
+        while True:
+            left = self._kill_at - time.monotonic()
+            if left <= 0:
                 return
-            elif kill_at == float("inf"):
-                kill_at = time.monotonic() + GRACE_SECONDS
-                _signal_group(leader, signal.SIGTERM)
+            # Rounded up: a look that is not due yet would be asked for again and again.
+            for ready, event in self._poller.poll(math.ceil(min(left, self._guard.pause()) * 1000)):
+                if self._handle(ready, event):
+                    return
+            if over := self._guard.look():
+                _say(self._control, f"over {over}")
+                return
+
+    def _handle(self, ready: int, event: int) -> bool:
+        """Do what a file descriptor asks for; whether that was the end."""
+        if ready in self._listeners:
+            if event & select.POLLIN:
+                return self._answer(ready)
+            self._poller.unregister(ready)
+        elif ready == self._wake:
+            os.read(ready, 512)
+            code = _reap(self._leader)
+            if code is not None:
+                _say(self._control, f"exit {code}")
+            return code is not None
+        elif (self._control.recv(1) or KILL) == KILL:
+            return True
+        elif self._kill_at == math.inf:
+            self._kill_at = time.monotonic() + GRACE_SECONDS
+            _signal_group(self._leader, signal.SIGTERM)
+        return False
+
+    def _answer(self, listener: int) -> bool:
+        """Answer a call that the filter holds; whether the request has to end instead."""
+        notice = notices.receive(listener)
+        if notice is None:
+            return False
+        if notice.number not in FORKS:
+            notices.done(listener, notice, modes.change(listener, notice, self._roots))
+            return False
+        error = self._guard.fork()
+        if error is None:
+            _say(self._control, f"over {bounds.PIDS}")
+        elif error:
+            # Whoever tries again and again is slowed down by it, so that refusing costs little.
+            time.sleep(REFUSAL_SECONDS)
+            notices.done(listener, notice, error)
+        else:
+            notices.let_pass(listener, notice)
+        return error is None
 
 
 def _reap(leader: int) -> int | None:
@@ -161,10 +185,9 @@ def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.soc
     # What is ignored here would be ignored after the exec, too.
     for each in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    largest = LARGEST_FILE if hard == resource.RLIM_INFINITY else min(LARGEST_FILE, hard)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, job["bounds"]["disk"])
+    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     for target, source in enumerate(files):
         os.dup2(source, target)
     kernel.show()
@@ -179,9 +202,15 @@ def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.soc
     os.execve(job["argv"][0], job["argv"], job["env"])
 
 
+def _limit(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (allowed, allowed))
+
+
 def _step_back(oom_score_adj: int) -> None:
     """Let the proxy go first where processors or memory are short: it answers health checks and passes answers on."""
-    os.nice(NICE)
+    os.nice(NICE - KEEPER_NICE)
     # Where each session has a share of its own (autogroup), that share is what counts.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICE))

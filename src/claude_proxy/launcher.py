@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 
-from claude_proxy import keeper, kernel
+from claude_proxy import keeper, kernel, tree
 
 LARGEST_JOB = 1 << 20
 """In bytes. The kernel's own limit for one message of a socket is lower."""
@@ -72,8 +72,8 @@ def _bury(keepers: set[int]) -> bool:
 
 def _end_strays(keepers: set[int]) -> bool:
     """Kill every child that is no keeper, with all below it; whether there was one."""
-    found = keeper.descendants(os.getpid(), keepers)
-    keeper.kill(found)
+    found = tree.descendants(os.getpid(), keepers)
+    tree.kill(found)
     return bool(found)
 
 

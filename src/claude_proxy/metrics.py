@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from claude_proxy import models
+from claude_proxy import failures, models
 from claude_proxy.events import Event, Finished, Started, Text, Usage
 from serving.metrics import SECONDS, Metrics, Series
 
@@ -17,6 +17,8 @@ FULL = "full-name"
 """The label of every model that has no short name: clients write what they like there."""
 OUTCOMES = {"claude_proxy_busy": "refused", "deadline_exceeded": "deadline"}
 """By the code of an error; any other is told by `failed`."""
+ENDED = {code: bound for bound, (code, *_) in failures.OVER.items()}
+"""By the code of an error: the bound that the request passed."""
 KINDS = {"input": "fresh", "cache_write": "cache_written", "cache_read": "cache_read", "output": "output"}
 
 
@@ -33,6 +35,7 @@ class Figures:
         self.first = Series(Histogram("first_token_seconds", first, ("model", "start"), buckets=SECONDS, **own))
         self.tokens = Series(Counter("tokens", "Tokens by model and kind.", ("model", "kind"), **own))
         self.cost = Series(Counter("cost_usd", "What the CLI reckons, in US dollars.", ("model",), **own))
+        self.ended = Series(Counter("requests_ended", "Requests ended because they took too much.", ("bound",), **own))
         self.starts = Series(Counter("cli_starts", "CLIs that requests got: ahead or cold.", ("start",), **own))
         Gauge("cli_running", "CLIs that answer a request.", **own).set_function(running)
         Gauge("cli_ahead", "CLIs that were started ahead and wait.", **own).set_function(spare)
@@ -70,6 +73,8 @@ class Observed:
         """Count the end; `code` is that of the error, or `ok` or `disconnected`."""
         outcome = code if code in ("ok", "disconnected") else OUTCOMES.get(code or "", "failed")
         self._figures.requests[self._model, outcome].inc()
+        if code in ENDED:
+            self._figures.ended[ENDED[code],].inc()
         self._figures.seconds[self._model,].observe(time.perf_counter() - self._began)
 
     def _count(self, usage: Usage) -> None:

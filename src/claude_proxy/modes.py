@@ -1,7 +1,7 @@
 """chmod on behalf of a sandboxed process: Landlock has no rule for it, so the filter asks the keeper.
 
 The keeper changes the mode itself, of the file that it finds: what the process does to the path meanwhile, or to the
-links in it, leads nowhere else. Requests and structures: linux/seccomp.h and linux/openat2.h.
+links in it, leads nowhere else. Structures: linux/openat2.h.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import platform
 import struct
 from collections.abc import Iterable, Iterator
 
-from claude_proxy import seccomp
+from claude_proxy import notices, seccomp
+from claude_proxy.notices import Notice
 
-RECEIVE, SEND, VALID = 0xC0502100, 0xC0182101, 0x40082102
-"""The ioctl(2) requests of a listener: RECV, SEND and ID_VALID."""
-NOTICE = struct.Struct("=QIIiIQ6Q")
-ANSWER = struct.Struct("=QqiI")
 OPENAT2 = 437
 """A system call number; the same on every architecture of these images."""
 BENEATH = 0x08 | 0x02
@@ -40,33 +36,16 @@ def folders(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*named, *map(os.path.realpath, named)]))
 
 
-def answer(listener: int, roots: list[str]) -> None:
-    """Change the mode that a process asks for if its file lies below one of `roots`; tell it how that went."""
-    notice = bytearray(NOTICE.size)
+def change(listener: int, notice: Notice, roots: list[str]) -> int:
+    """Change the mode that a process asks for if its file lies below one of `roots`; return 0, or the errno for it."""
     try:
-        fcntl.ioctl(listener, RECEIVE, notice)
-    except OSError:
-        return  # it was killed meanwhile, or a signal came in between and the listener is still readable
-    ident, pid, _, number, _, _, *arguments = NOTICE.unpack(notice)
-    try:
-        _change(listener, ident, pid, _asked(number, arguments), roots)
-        error = 0
+        _change(listener, notice, roots)
     except OSError as fault:
-        error = fault.errno or errno.EPERM
-    _reply(listener, ANSWER.pack(ident, 0, -error, 0))
+        return fault.errno or errno.EPERM
+    return 0
 
 
-def _reply(listener: int, content: bytes) -> None:
-    with contextlib.suppress(OSError):  # killed meanwhile
-        while True:
-            try:
-                fcntl.ioctl(listener, SEND, content)
-            except InterruptedError:
-                continue
-            return
-
-
-def _asked(number: int, arguments: list[int]) -> tuple[int, int, int, int]:
+def _asked(number: int, arguments: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return folder, address of the path, mode and flags, whichever call it was."""
     machine = platform.machine()
     if number == seccomp.number("chmod", machine):
@@ -76,14 +55,14 @@ def _asked(number: int, arguments: list[int]) -> tuple[int, int, int, int]:
     return folder, arguments[1], arguments[2], flags
 
 
-def _change(listener: int, ident: int, pid: int, asked: tuple[int, int, int, int], roots: list[str]) -> None:
-    folder, address, mode, flags = asked
-    path = _text(pid, address)
+def _change(listener: int, notice: Notice, roots: list[str]) -> None:
+    folder, address, mode, flags = _asked(notice.number, notice.arguments)
+    path = _text(notice.pid, address)
     if not path.startswith("/"):
-        base = os.readlink(f"/proc/{pid}/cwd" if folder == HERE else f"/proc/{pid}/fd/{folder}")  # noqa: PTH115
+        base = os.readlink(f"/proc/{notice.pid}/cwd" if folder == HERE else f"/proc/{notice.pid}/fd/{folder}")  # noqa: PTH115
         path = f"{base}/{path}"
     # Only now is it certain that memory and links were those of the process that asks, not of a later one.
-    fcntl.ioctl(listener, VALID, struct.pack("=Q", ident))
+    notices.confirm(listener, notice)
     root, place = _below(path, roots)
     if not root or flags & ~NO_FOLLOW:
         raise PermissionError(errno.EPERM, path)

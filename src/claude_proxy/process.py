@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from claude_proxy.bounds import Bounds
 from claude_proxy.cleanup import Cleanups
 from claude_proxy.keeper import KILL, TERMINATE
 from claude_proxy.launch import Launcher
@@ -43,7 +44,7 @@ class Command:
     """What to start, and what it may reach. `stdin` is written to it, then its input ends.
 
     A `gentle` one is asked to end also when it has said all; others have nothing left to do then and are killed.
-    One with `tools` is the first to go when memory ends.
+    One with `tools` is the first to go when memory ends. The parent of `cwd` is all the disk that it has.
     """
 
     argv: Sequence[str]
@@ -57,17 +58,22 @@ class Command:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended by itself: its code (negative: the signal) and the last of what it wrote to stderr."""
+    """How a process ended: its code (negative: the signal) and the last of what it wrote to stderr.
+
+    `over` names the bound that it passed, which is why it was killed; nothing when it ended by itself.
+    """
 
     code: int
     complaint: str
+    over: str = ""
 
 
 class Running:
-    """One process with its keeper. `exited` is its code once it ended by itself."""
+    """One process with its keeper. `exited` is its code once it ended by itself, `over` the bound that it passed."""
 
     def __init__(self, stdin: Streams, stdout: Streams, stderr: Streams, keeper: Streams) -> None:
         self.exited: int | None = None
+        self.over = ""
         self.gentle = True
         self._end_by = TERMINATE
         self._stdin, self._stdout, self._stderr, self._keeper = stdin[1], stdout[0], stderr[0], keeper
@@ -96,7 +102,7 @@ class Running:
                     self._end_by = TERMINATE if self.gentle else KILL
                     return None
             await self._ended()
-            return Exit(-signal.SIGKILL if self.exited is None else self.exited, await drain)
+            return Exit(-signal.SIGKILL if self.exited is None else self.exited, await drain, self.over)
         finally:
             feeder.cancel()
             drain.cancel()
@@ -121,6 +127,8 @@ class Running:
                 word, _, value = line.decode().partition(" ")
                 if word == "exit":
                     self.exited = int(value)
+                elif word == "over":
+                    self.over, self.exited = value.strip(), -signal.SIGKILL
 
     def _close(self) -> None:
         for each in self._writers:
@@ -128,12 +136,17 @@ class Running:
 
 
 class Processes:
-    """Every process that lives now, started by the launcher in the sandbox of this ABI (0: in none)."""
+    """Every process that lives now, started by the launcher in the sandbox of this ABI (0: in none).
 
-    def __init__(self, cleanups: Cleanups, launcher: Launcher, abi: int = 0) -> None:
+    `requests` of them may live at once, each within `bounds`.
+    """
+
+    def __init__(
+        self, cleanups: Cleanups, launcher: Launcher, abi: int = 0, bounds: Bounds | None = None, requests: int = 1
+    ) -> None:
         self._cleanups = cleanups
         self._launcher = launcher
-        self._abi = abi
+        self._every = {"abi": abi, "bounds": asdict(bounds or Bounds()), "requests": requests}
         self._live: set[Running] = set()
 
     def __len__(self) -> int:
@@ -189,8 +202,9 @@ class Processes:
     async def _try_to_start(self, command: Command) -> Running:
         ours, theirs = _sockets(4)
         try:
-            job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "abi": self._abi}
-            job |= asdict(command.reach)
+            job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "tools": command.tools}
+            job |= self._every | asdict(command.reach)
+            job["folder"] = str(command.cwd.parent)
             job["oom_score_adj"] = OOM_SCORE_WITH_TOOLS if command.tools else OOM_SCORE
             await asyncio.to_thread(self._launcher.send, orjson.dumps(job), [each.fileno() for each in theirs])
             running = Running(*[await asyncio.open_unix_connection(sock=each) for each in ours])

@@ -1,7 +1,8 @@
 """A system call filter for what Landlock has no rule for; the kernel's header of each value is named beside it.
 
 Other processes of this user could be limited, slowed or put last, folders watched and their modes changed, memory left
-behind for the next request, and TCP spoken past Landlock's rule: all by calls that are refused here with EPERM.
+behind for the next request, and TCP spoken past Landlock's rule: all by calls that are refused here with EPERM. Whoever
+wants another process or thread has to wait for the keeper's word, see `bounds`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterable
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_* of linux/audit.h. A machine that is not named here has no sandbox."""
@@ -36,10 +38,17 @@ CALLS = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
+    # Memory that no figure of a process shows.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
     # It makes other calls, past this filter.
     "io_uring_setup": (425, 425),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "fork": (57, -1),
+    "vfork": (58, -1),
     "prlimit64": (302, 261),
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
@@ -52,8 +61,11 @@ CALLS = {
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
 }
-ASKED = ("chmod", "fchmodat", "fchmodat2")
+CHANGES = ("chmod", "fchmodat", "fchmodat2")
 """Calls that the keeper makes instead, inside the folder of the request."""
+FORKS = ("clone", "clone3", "fork", "vfork")
+"""Calls that the keeper allows as long as the request is within its bound."""
+ASKED = (*CHANGES, *FORKS)
 OWN_ONLY = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 """Calls whose first argument is a process; 0 is the one that calls."""
 FLAGS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
@@ -63,7 +75,8 @@ FASTOPEN, MPTCP, AF_SMC = 0x20000000, 262, 43
 X32 = 0x40000000
 """The bit in the numbers of x86_64's second table of calls; asm/unistd.h."""
 
-SET_FILTER, NEW_LISTENER = 1, 8
+SET_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 8, 32
+"""Of linux/seccomp.h. With the last one only a deadly signal disturbs a call that the keeper has taken (Linux 5.19)."""
 ALLOW, REFUSE, NOTIFY = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x7FC00000
 """SECCOMP_RET_* of linux/seccomp.h."""
 LOAD, EQUAL, AT_LEAST, ANY_OF, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -76,6 +89,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def numbers(names: Iterable[str], machine: str) -> frozenset[int]:
+    """Return the numbers of these calls."""
+    return frozenset(number(name, machine) for name in names) - {-1}
 
 
 def knows(machine: str) -> bool:
@@ -103,17 +121,18 @@ def program(machine: str) -> bytes:
 def restrict() -> int:
     """Put this process and all that it starts behind the filter, for good; return its listener. Raises OSError.
 
-    The listener is a file descriptor: whoever reads it answers the calls of ASKED, see `modes`.
+    The listener is a file descriptor: whoever reads it answers the calls of ASKED, see `notices`.
     """
     machine = platform.machine()
     content = program(machine)
     buffer = ctypes.create_string_buffer(content, len(content))
     described = _Program(len(content) // 8, ctypes.addressof(buffer))
-    listener = int(_libc.syscall(SECCOMP[machine], SET_FILTER, NEW_LISTENER, ctypes.byref(described)))
-    if listener < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"seccomp: {os.strerror(error)}")
-    return listener
+    for flags in (NEW_LISTENER | WAIT_KILLABLE, NEW_LISTENER):
+        listener = int(_libc.syscall(SECCOMP[machine], SET_FILTER, flags, ctypes.byref(described)))
+        if listener >= 0:
+            return listener
+    error = ctypes.get_errno()
+    raise OSError(error, f"seccomp: {os.strerror(error)}")
 
 
 def _rule(name: str) -> list[bytes]:

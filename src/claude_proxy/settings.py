@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from claude_proxy import capacity, mcp, sandbox
+from claude_proxy.bounds import Bounds
 from serving import cors
 from serving.settings import Env, Secret, without_password
 
@@ -17,6 +18,8 @@ PLACEHOLDER = "held-by-the-egress-gateway"
 KEYS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 SOURCE = "CLAUDE_PROXY_CREDENTIAL"
 LOGIN = "CLAUDE_PROXY_LOGIN_FOLDER"
+LEAST_PIDS, LEAST_DISK = 32, 32 << 20
+"""The least bounds of a request: what a CLI needs by itself, its folder with a long conversation in it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Settings:
     queue_seconds: float = 10.0
     prestart: int = 1
     prestart_seconds: float = 600.0
+    bounds: Bounds = field(default_factory=Bounds)
     sessions: Limits = field(default_factory=Limits)
     retries: int = 2
     max_body: int = 32 * 1024 * 1024
@@ -74,7 +78,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
             "ANTHROPIC_BASE_URL", f'"{without_password(base_url)}" is no URL; for example https://api.anthropic.com'
         )
     egress = _egress(env, base_url)
-    most = capacity.processes(capacity.memory() if memory is None else memory)
+    memory = capacity.memory() if memory is None else memory
     settings = Settings(
         cli=env.text("CLAUDE_PROXY_CLI", Settings.cli),
         workspace=_absolute(env, "CLAUDE_PROXY_WORKSPACE") or Settings.workspace,
@@ -89,11 +93,12 @@ def read(env: Env, memory: int | None = None) -> Settings:
         readable=_readable(env),
         servers=mcp.read(env, "CLAUDE_PROXY_MCP_FILE"),
         deadline=env.seconds("CLAUDE_PROXY_DEADLINE", Settings.deadline, minimum=0.1),
-        max_processes=env.integer("CLAUDE_PROXY_MAX_PROCESSES", most, minimum=1, maximum=256),
+        max_processes=env.integer("CLAUDE_PROXY_MAX_PROCESSES", capacity.processes(memory), minimum=1, maximum=256),
         queue=env.integer("CLAUDE_PROXY_QUEUE", Settings.queue, minimum=0, maximum=10_000),
         queue_seconds=env.seconds("CLAUDE_PROXY_QUEUE_SECONDS", Settings.queue_seconds),
         prestart=env.integer("CLAUDE_PROXY_PRESTART", Settings.prestart, minimum=0, maximum=16),
         prestart_seconds=env.seconds("CLAUDE_PROXY_PRESTART_SECONDS", Settings.prestart_seconds, minimum=1.0),
+        bounds=_bounds(env, memory),
         sessions=_sessions(env),
         retries=env.integer("CLAUDE_PROXY_RETRIES", Settings.retries, minimum=0, maximum=10),
         max_body=env.integer("CLAUDE_PROXY_MAX_BODY", Settings.max_body, minimum=1024),
@@ -122,6 +127,15 @@ def _readable(env: Env) -> tuple[str, ...]:
         if not path.startswith("/") or not Path(path).exists():
             env.fault("CLAUDE_PROXY_READABLE", f'"{path}" is no existing absolute path; separate several by ":"')
     return paths
+
+
+def _bounds(env: Env, memory: int) -> Bounds:
+    usual = min(Bounds.memory, max(2 * capacity.CLI_BYTES, memory // 2))
+    return Bounds(
+        env.integer("CLAUDE_PROXY_REQUEST_PIDS", Bounds.pids, minimum=LEAST_PIDS, maximum=100_000),
+        env.integer("CLAUDE_PROXY_REQUEST_MEMORY_BYTES", usual, minimum=capacity.CLI_BYTES),
+        env.integer("CLAUDE_PROXY_REQUEST_DISK_BYTES", Bounds.disk, minimum=LEAST_DISK),
+    )
 
 
 def _sessions(env: Env) -> Limits:

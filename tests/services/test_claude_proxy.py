@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -160,6 +161,19 @@ def test_the_end_of_the_drain_time_leaves_nothing_running(start: Start, cli: Pat
         wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
         assert proxy.stop() == 0
         assert alive(cli) == []
+        stream.close()
+
+
+def test_the_end_of_the_drain_time_is_told(start: Start, cli: Path) -> None:
+    with start(DRAIN_SECONDS="0.3") as proxy, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stream = proxy.open_stream("hang")
+        events = stream.events()
+        next(events)
+        plain = pool.submit(proxy.chat, "stubborn")
+        wait_until(lambda: len(alive(cli)) == 3, 10, "the second CLI did not start")
+        assert proxy.stop() == 0
+        assert list(events)[-1]["error"]["code"] == "draining"
+        assert (plain.result().status, plain.result().code) == (503, "draining")
         stream.close()
 
 

@@ -9,7 +9,7 @@ from serving.settings import Env, SettingsError
 
 
 def test_defaults() -> None:
-    assert read(Env({}), memory=1 << 30) == Settings()
+    assert read(Env({"CLAUDE_PROXY_MAX_PROCESSES": "4"}), memory=4 << 30) == Settings()
 
 
 def test_a_credential_comes_from_its_file(tmp_path: Path) -> None:
@@ -41,6 +41,21 @@ def test_a_login_folder_stands_alone(other: dict[str, str]) -> None:
 def test_how_many_run_at_once_depends_on_the_memory() -> None:
     assert read(Env({}), memory=4 << 30).max_processes == 16
     assert read(Env({"CLAUDE_PROXY_MAX_PROCESSES": "3"}), memory=4 << 30).max_processes == 3
+
+
+def test_what_a_request_may_use_depends_on_the_memory_and_can_be_set() -> None:
+    assert [read(Env({}), memory=each << 20).bounds.memory >> 20 for each in (256, 1024, 2048, 65_536)] == [
+        512,
+        512,
+        1024,
+        1280,
+    ]
+    names = ("PIDS", "MEMORY_BYTES", "DISK_BYTES")
+    chosen = read(Env({f"CLAUDE_PROXY_REQUEST_{name}": str(1 << 30) for name in names[1:]}))
+    assert (chosen.bounds.memory, chosen.bounds.disk) == (1 << 30, 1 << 30)
+    with pytest.raises(SettingsError) as caught:
+        read(Env({f"CLAUDE_PROXY_REQUEST_{name}": "8" for name in names}))
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [f"CLAUDE_PROXY_REQUEST_{n}" for n in names]
 
 
 def test_certificates_are_passed_on() -> None:

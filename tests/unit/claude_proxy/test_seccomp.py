@@ -38,9 +38,10 @@ def call(machine: str, name: str, *arguments: int) -> int:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_some_calls_are_refused_some_asked_about_and_all_others_go_on(machine: str) -> None:
-    for name in ("inotify_add_watch", "shmget", "mq_open", "io_uring_setup", "setxattr", "keyctl"):
+    for name in ("memfd_create", "inotify_add_watch", "shmget", "mq_open", "io_uring_setup", "setxattr", "keyctl"):
         assert call(machine, name) == seccomp.REFUSE
     assert call(machine, "fchmodat") == call(machine, "fchmodat2") == seccomp.NOTIFY
+    assert {decided(machine, each) for each in seccomp.numbers(seccomp.FORKS, machine)} == {seccomp.NOTIFY}
     listed = {seccomp.number(name, machine) for name in seccomp.CALLS}
     assert {decided(machine, number) for number in set(range(500)) - listed} == {seccomp.ALLOW}
 

@@ -1,0 +1,86 @@
+"""The processes below one, and what they use together; read from /proc, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Container, Iterable
+from pathlib import Path
+
+RESIDENT = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
+SHARED_OUT = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB$", re.MULTILINE)
+"""The same where memory that several processes have in common is shared out among them. Files are left out of both:
+their memory can be taken back."""
+
+LISTED = Path(f"/proc/self/task/{os.getpid()}/children").exists()
+"""Whether this kernel tells the children of a process; one without that costs a look at every process there is."""
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill these processes; who has ended already, or is not ours, is left alone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(ancestor: int, spared: Container[int] = ()) -> list[int]:
+    """Return the processes below `ancestor`, by the parents that /proc tells now; not its children that are `spared`."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208  # one listing, no object per process
+        if entry.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                fields = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry))
+    found = [pid for pid in children.get(ancestor, ()) if pid not in spared]
+    for pid in found:
+        found += children.get(pid, ())
+    return found
+
+
+def below(ancestor: int) -> dict[int, int]:
+    """Return the processes below `ancestor` with the number of their threads.
+
+    It looks at no other process, so it costs little however many run here. One that moves meanwhile may be missed.
+    """
+    found: dict[int, int] = {}
+    waiting = [ancestor] if LISTED else [ancestor, *descendants(ancestor)]
+    for pid in waiting:
+        with contextlib.suppress(OSError):
+            threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+            found[pid] = len(threads)
+            for thread in threads if LISTED else ():
+                with contextlib.suppress(OSError):
+                    waiting += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    found.pop(ancestor, None)
+    return found
+
+
+def resident(pids: Iterable[int]) -> int:
+    """Return the bytes that these processes have in memory or swap; what they have in common counts several times."""
+    return sum(_figures(pid, "status", RESIDENT) or 0 for pid in pids)
+
+
+def shared_out(pids: Iterable[int]) -> int:
+    """Return the same with everything counted once. That takes far longer."""
+    total = 0
+    for pid in pids:
+        exact = _figures(pid, "smaps_rollup", SHARED_OUT)
+        # A process may hide these figures, but gains nothing by it.
+        total += resident([pid]) if exact is None else exact
+    return total
+
+
+def _figures(pid: int, name: str, pattern: re.Pattern[bytes]) -> int | None:
+    with contextlib.suppress(OSError):
+        return 1024 * sum(map(int, pattern.findall(_read(f"/proc/{pid}/{name}"))))
+    return None
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 65_536)
+    finally:
+        os.close(file)
