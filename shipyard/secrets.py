@@ -7,17 +7,20 @@ kept once, for the owner's eyes only, in ``secrets/client_key``, which no contai
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shipyard import acl
+from shipyard.engine import lock
+from shipyard.errors import ConfigError
 from shipyard.machine import replace
-from shipyard.models import Project
+from shipyard.models import Fault, Project
 
 #: The folder of each service that reads secrets, and its group inside the image (docker/*/Dockerfile).
-READERS = {"api": 10001, "claude-proxy": 10001, "egress": 10003}
+READERS = {"api": 10001, "claude-proxy": 10004, "egress": 10003, "redis": 10002, "redis-exporter": 10007}
 #: What ``secrets.init`` leaves empty, with what it is for.
 PROVIDED = {
     "egress/anthropic_api_key": "what the egress gateway shows for the Claude CLI: an API key, or a token of `claude setup-token`",
@@ -26,6 +29,24 @@ PROVIDED = {
     "api/deepseek_api_key": "for models of the upstream deepseek",
     "api/perplexity_api_key": "for models of the upstream perplexity",
 }
+#: Where each user of Redis has its password, and where their digests are.
+PASSWORDS = {acl.API: "api/redis_password", acl.EXPORTER: "redis-exporter/redis_passwords.json"}
+USERS_CONF = "redis/users.conf"
+#: Ends the name of a key that a rotation is about to end (shipyard/rotation.py).
+OLD = "-old"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A key in one file, and in another one the line with its digest, which has a name."""
+
+    plain: str
+    digests: str
+    name: str
+
+
+CLIENT = Pair("client_key", "api/api_keys", "client")
+CLAUDE_PROXY = Pair("api/claude_proxy_key", "claude-proxy/claude_proxy_keys", "llm-call-api")
 
 
 @dataclass(frozen=True)
@@ -42,58 +63,115 @@ def folder(project: Project) -> Path:
 
 
 def init(project: Project) -> Made:
-    """Create what is missing and leave what exists, but for who may read it; every file is whole or absent."""
-    place = folder(project)
+    """Create what is missing and leave what exists, but for who may read it; every file is whole or absent.
+
+    Raises ConfigError when they belong to somebody else.
+    """
+    with alone(project):
+        try:
+            return _init(folder(project))
+        except PermissionError as refused:
+            name = Path(refused.filename).relative_to(project.root)
+            hint = "run this as the owner of secrets/, or as root"
+            raise ConfigError([Fault(str(name), str(refused.strerror), hint)]) from refused
+
+
+def _init(place: Path) -> Made:
     place.mkdir(mode=0o755, exist_ok=True)
     for name in READERS:
         (place / name).mkdir(exist_ok=True)
     _move_in(place)
     created: list[str] = []
-    client = _keys(place, "client_key", "api/api_keys", "client", created)
-    _keys(place, "api/claude_proxy_key", "claude-proxy/claude_proxy_keys", "llm-call-api", created)
+    client = _keys(place, CLIENT, created)
+    _keys(place, CLAUDE_PROXY, created)
+    _redis_users(place, created)
     for name in PROVIDED:
-        _write(place, name, "", created)
+        if not (place / name).exists():
+            _create(place, name, "", created)
     for name in READERS:
-        _let_in(place / name, created)
+        _let_in(place / name)
     return Made(tuple(created), client)
 
 
-def _keys(place: Path, plain: str, hashed: str, owner: str, created: list[str]) -> str | None:
+def alone(project: Project) -> AbstractContextManager[None]:
+    """Hold the lock of this checkout's secrets: two that make or change keys at once would not leave pairs."""
+    return lock("changing secrets", project.state / "secrets.lock")
+
+
+def new_key() -> str:
+    """A key that a client presents: 256 random bits."""
+    return "llmc-" + secrets.token_urlsafe(32)
+
+
+def new_password() -> str:
+    """A password of 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def put(place: Path, name: str, text: str) -> None:
+    """Replace a secret at once: its service sees the old one or the new one, and may read either."""
+    path = place / name
+    fresh = path.with_name(f".{path.name}.new")
+    replace(fresh, text, 0o400)
+    if path.parent != place:
+        _open(fresh, READERS[path.parent.name])
+    fresh.replace(path)
+
+
+def _keys(place: Path, pair: Pair, created: list[str]) -> str | None:
     """A random key and the file of its digest; the pair is made together or not at all."""
-    if (place / plain).exists() and (place / hashed).exists():
+    if (place / pair.plain).exists() and (place / pair.digests).exists():
         return None
-    key = "llmc-" + secrets.token_urlsafe(32)
-    for name in (plain, hashed):
+    key = new_key()
+    for name in (pair.plain, pair.digests):
         (place / name).unlink(missing_ok=True)
-    _write(place, hashed, f"{owner}:{hashlib.sha256(key.encode()).hexdigest()}\n", created)
-    _write(place, plain, key + "\n", created)
+    _create(place, pair.digests, f"{pair.name}:{acl.digest(key)}\n", created)
+    _create(place, pair.plain, key + "\n", created)
     return key
 
 
-def _write(place: Path, name: str, text: str, created: list[str]) -> None:
-    if not (place / name).exists():
-        replace(place / name, text, 0o400)
-        created.append(name)
+def _redis_users(place: Path, created: list[str]) -> None:
+    """A password for each user, and the file of their digests, which follows the passwords and what users may do."""
+    path, wanted = place / USERS_CONF, {}
+    before = path.read_text() if path.exists() else ""
+    known = acl.digests(before)
+    for user, name in PASSWORDS.items():
+        found = acl.password(user, (place / name).read_text()) if (place / name).exists() else ""
+        if not found:  # an empty password would open Redis to everyone who can reach it
+            found = new_password()
+            _create(place, name, acl.password_file(user, found), created)
+        # A second digest is the earlier password, as long as a rotation goes on.
+        wanted[user] = known[user] if acl.digest(found) in known[user] else (acl.digest(found),)
+    if acl.users_conf(wanted) != before:
+        _create(place, USERS_CONF, acl.users_conf(wanted), created)
 
 
-def _let_in(folder: Path, created: list[str]) -> None:
-    """Open a service's folder to its group alone: Compose passes modes and owners of the host through."""
+def _create(place: Path, name: str, text: str, created: list[str]) -> None:
+    put(place, name, text)
+    created.append(name)
+
+
+def _open(path: Path, group: int) -> None:
+    """Let a service's group read, and nobody else; without root no group can be given, so everyone."""
     if os.geteuid() == 0:
-        # An editor or `cp` may have left a file to root alone.
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, 0, READERS[folder.name])
-            path.chmod(0o750 if path == folder else 0o440)
-        return
-    # Without root no other group can be given; what its owner closed later stays closed.
-    folder.chmod(0o755)
-    for path in folder.iterdir():
-        if f"{folder.name}/{path.name}" in created:
-            path.chmod(0o444)
+        os.chown(path, 0, group)
+        path.chmod(0o750 if path.is_dir() else 0o440)
+    else:
+        path.chmod(0o755 if path.is_dir() else 0o444)
+
+
+def _let_in(folder: Path) -> None:
+    """Open a service's folder to its group: Compose passes modes and owners of the host through."""
+    _open(folder, READERS[folder.name])
+    if os.geteuid() == 0:  # an editor or `cp` may have left a file to root alone
+        for path in folder.iterdir():
+            if path.is_file() and not path.is_symlink():
+                _open(path, READERS[folder.name])
 
 
 def _move_in(place: Path) -> None:
     """Take over the files of a checkout that had them all in one folder."""
-    for name in ("api/api_keys", "api/claude_proxy_key", "claude-proxy/claude_proxy_keys", *PROVIDED):
+    for name in (CLIENT.digests, CLAUDE_PROXY.plain, CLAUDE_PROXY.digests, *PROVIDED):
         earlier = place / Path(name).name
         if earlier.is_file() and not (place / name).exists():
             earlier.rename(place / name)

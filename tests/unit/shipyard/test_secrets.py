@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from shipyard import secrets
+from shipyard import acl, secrets
+from shipyard.errors import ConfigError
 from shipyard.models import Project
 from shipyard.secrets import Made
 
@@ -17,10 +19,13 @@ EVERY = (
     "client_key",
     "claude-proxy/claude_proxy_keys",
     "api/claude_proxy_key",
+    "api/redis_password",
+    "redis-exporter/redis_passwords.json",
+    "redis/users.conf",
     *secrets.PROVIDED,
 )
 SHARED = tuple(name for name in EVERY if name != "client_key")
-GROUPS = {"api": 10001, "claude-proxy": 10001, "egress": 10003}
+GROUPS = {"api": 10001, "claude-proxy": 10004, "egress": 10003, "redis": 10002, "redis-exporter": 10007}
 FOLDERS = {name: (0, group) for name, group in GROUPS.items()}
 OWNERS = {name: (0, GROUPS[name.partition("/")[0]]) for name in SHARED} | FOLDERS
 
@@ -31,11 +36,19 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     given: dict[str, tuple[int, int]] = {}
 
     def chown(path: Path, user: int, group: int) -> None:
-        given[str(path).partition("/secrets/")[2]] = (user, group)
+        name = str(path).partition("/secrets/")[2]
+        folder, _, file = name.rpartition("/")
+        # A file is given away before it gets its name, so that nobody meets one that is closed.
+        given[f"{folder}/{file[1:].removesuffix('.new')}" if file.endswith(".new") else name] = (user, group)
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "chown", chown)
     return given
+
+
+@pytest.fixture
+def folder(project: Project) -> Path:
+    return project.root / "secrets"
 
 
 def modes(folder: Path) -> dict[str, str]:
@@ -47,9 +60,16 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def test_everything_is_made_at_first(project: Project) -> None:
+def passwords(folder: Path) -> dict[str, str]:
+    return {user: acl.password(user, (folder / name).read_text()) for user, name in secrets.PASSWORDS.items()}
+
+
+def users(folder: Path) -> dict[str, tuple[str, ...]]:
+    return acl.digests((folder / "redis/users.conf").read_text())
+
+
+def test_everything_is_made_at_first(project: Project, folder: Path) -> None:
     made = secrets.init(project)
-    folder = project.root / "secrets"
     key = (folder / "client_key").read_text()
     assert made == Made(EVERY, key.strip())
     assert secrets.folder(project) == folder
@@ -58,9 +78,8 @@ def test_everything_is_made_at_first(project: Project) -> None:
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
-def test_keys_are_long_random_and_kept_as_digests_of_themselves(project: Project) -> None:
+def test_keys_are_long_random_and_kept_as_digests_of_themselves(project: Project, folder: Path) -> None:
     secrets.init(project)
-    folder = project.root / "secrets"
     pairs = {
         "client_key": ("api/api_keys", "client"),
         "api/claude_proxy_key": ("claude-proxy/claude_proxy_keys", "llm-call-api"),
@@ -73,17 +92,29 @@ def test_keys_are_long_random_and_kept_as_digests_of_themselves(project: Project
     assert len(set(keys.values())) == 2
 
 
-def test_a_second_time_changes_nothing(project: Project) -> None:
+def test_each_user_of_redis_has_a_password_and_redis_its_digest(project: Project, folder: Path) -> None:
     secrets.init(project)
-    folder = project.root / "secrets"
+    found = passwords(folder)
+    assert len(set(found.values())) == 2 and {len(each) for each in found.values()} == {43}
+    assert (folder / "api/redis_password").read_text() == found["llm-call-api"] + "\n"
+    document = json.loads((folder / "redis-exporter/redis_passwords.json").read_text())
+    assert document == {"redis://exporter@redis:6379": found["exporter"]}
+    text = (folder / "redis/users.conf").read_text()
+    assert users(folder) == {user: (hashlib.sha256(each.encode()).hexdigest(),) for user, each in found.items()}
+    assert not any(each in text for each in found.values())
+    assert "user default off" in text.splitlines()
+
+
+def test_a_second_time_changes_nothing(project: Project, folder: Path) -> None:
+    secrets.init(project)
     before = contents(folder)
     assert secrets.init(project) == Made((), None)
     assert contents(folder) == before
 
 
-def test_what_the_user_filled_in_stays(project: Project) -> None:
+def test_what_the_user_filled_in_stays(project: Project, folder: Path) -> None:
     secrets.init(project)
-    path = project.root / "secrets/api/openai_api_key"
+    path = folder / "api/openai_api_key"
     path.chmod(0o600)
     path.write_text("sk-of-the-user\n")
     secrets.init(project)
@@ -91,9 +122,8 @@ def test_what_the_user_filled_in_stays(project: Project) -> None:
 
 
 @pytest.mark.parametrize("lost", ["client_key", "api/api_keys"])
-def test_half_a_pair_is_made_anew_as_a_whole(project: Project, lost: str) -> None:
+def test_half_a_pair_is_made_anew_as_a_whole(project: Project, folder: Path, lost: str) -> None:
     earlier = secrets.init(project).client_key
-    folder = project.root / "secrets"
     other = (folder / "api/claude_proxy_key").read_text()
     (folder / lost).unlink()
     made = secrets.init(project)
@@ -104,26 +134,59 @@ def test_half_a_pair_is_made_anew_as_a_whole(project: Project, lost: str) -> Non
     assert (folder / "api/claude_proxy_key").read_text() == other
 
 
+@pytest.mark.parametrize("text", [None, "", "\n"], ids=["missing", "emptied", "blank"])
+@pytest.mark.parametrize("user", acl.USERS)
+def test_a_password_that_is_not_there_is_made_anew(project: Project, folder: Path, user: str, text: str | None) -> None:
+    """An empty one must never become the password of a user."""
+    secrets.init(project)
+    before, name = users(folder), secrets.PASSWORDS[user]
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    made = secrets.init(project)
+    assert made.created == (name, "redis/users.conf")
+    after = users(folder)
+    assert after[user] == (acl.digest(passwords(folder)[user]),) != before[user]
+    assert [name for name in acl.USERS if after[name] == before[name]] == [name for name in acl.USERS if name != user]
+
+
+def test_users_follow_the_passwords_and_what_this_version_allows(project: Project, folder: Path) -> None:
+    secrets.init(project)
+    path = folder / "redis/users.conf"
+    wanted = path.read_text()
+    for text in ("", "user default on nopass ~* +@all\n", wanted.replace("+get ", ""), wanted.replace(" on ", " off ")):
+        path.chmod(0o600)
+        path.write_text(text)
+        assert secrets.init(project).created == ("redis/users.conf",)
+        assert path.read_text() == wanted
+
+
+def test_an_earlier_password_stays_good_as_long_as_the_rotation_goes_on(project: Project, folder: Path) -> None:
+    secrets.init(project)
+    both = {user: (digest, "0" * 64) for user, (digest,) in users(folder).items()}
+    secrets.put(folder, "redis/users.conf", acl.users_conf(both))
+    assert secrets.init(project).created == ()
+    assert users(folder) == both
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=["umask 022", "umask 077"])
 def test_root_gives_services_their_files_by_group(
-    project: Project, owners: dict[str, tuple[int, int]], umask: int
+    project: Project, folder: Path, owners: dict[str, tuple[int, int]], umask: int
 ) -> None:
     earlier = os.umask(umask)
     try:
         secrets.init(project)
     finally:
         os.umask(earlier)
-    assert modes(project.root / "secrets") == {
-        "client_key": "400",
-        **dict.fromkeys(SHARED, "440"),
-        **dict.fromkeys(GROUPS, "750"),
-    }
+    assert modes(folder) == {"client_key": "400", **dict.fromkeys(SHARED, "440"), **dict.fromkeys(GROUPS, "750")}
     assert owners == OWNERS
 
 
-def test_root_lets_services_read_what_an_editor_left(project: Project, owners: dict[str, tuple[int, int]]) -> None:
+def test_root_lets_services_read_what_an_editor_left(
+    project: Project, folder: Path, owners: dict[str, tuple[int, int]]
+) -> None:
     secrets.init(project)
-    path = project.root / "secrets/egress/anthropic_api_key"
+    path = folder / "egress/anthropic_api_key"
     path.chmod(0o600)
     owners.clear()
     secrets.init(project)
@@ -131,30 +194,65 @@ def test_root_lets_services_read_what_an_editor_left(project: Project, owners: d
     assert owners["egress/anthropic_api_key"] == (0, 10003)
 
 
-def test_others_leave_what_exists_closed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_gives_away_nothing_that_a_link_leads_to(project: Project, folder: Path, tmp_path: Path) -> None:
+    secrets.init(project)
+    precious = tmp_path / "precious"
+    precious.touch(0o600)
+    (folder / "api/openai_api_key").unlink()
+    (folder / "api/openai_api_key").symlink_to(precious)
+    secrets.init(project)
+    assert precious.stat().st_mode & 0o777 == 0o600
+
+
+def test_others_leave_what_exists_closed(project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     secrets.init(project)
-    path = project.root / "secrets/egress/anthropic_api_key"
+    path = folder / "egress/anthropic_api_key"
     path.chmod(0o400)
     secrets.init(project)
     assert path.stat().st_mode & 0o777 == 0o400
 
 
 def test_others_can_only_open_them_to_all(
-    project: Project, owners: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    project: Project, folder: Path, owners: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     secrets.init(project)
-    assert modes(project.root / "secrets") == {
-        "client_key": "400",
-        **dict.fromkeys(SHARED, "444"),
-        **dict.fromkeys(GROUPS, "755"),
-    }
+    assert modes(folder) == {"client_key": "400", **dict.fromkeys(SHARED, "444"), **dict.fromkeys(GROUPS, "755")}
     assert owners == {}
 
 
-def test_files_of_the_earlier_layout_move_in(project: Project) -> None:
-    folder = project.root / "secrets"
+def test_who_may_not_change_them_is_told_so(project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets.init(project)
+
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(ConfigError, match=r"^secrets/api: Operation not permitted; run this as the owner"):
+        secrets.init(project)
+
+
+def test_a_file_gets_its_name_when_its_reader_may_read_it(
+    project: Project, folder: Path, owners: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a service that looks in between would find it closed, and not look again."""
+    secrets.init(project)
+    owners.clear()
+    seen = []
+    rename = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        if target.name == "api_keys":
+            seen.append((f"{path.stat().st_mode & 0o777:o}", owners.get("api/api_keys"), path.read_text()))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    secrets.put(folder, "api/api_keys", "client:1\n")
+    assert seen == [("440", (0, 10001), "client:1\n")]
+
+
+def test_files_of_the_earlier_layout_move_in(project: Project, folder: Path) -> None:
     folder.mkdir()
     earlier = {"client_key": "llmc-1\n", "api_keys": "client:00\n", "anthropic_api_key": "sk-mine\n"}
     for name, text in earlier.items():
