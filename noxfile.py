@@ -15,14 +15,18 @@ import nox
 nox.needs_version = ">=2025.2.9"
 # Everything is in the environment that ./scripts/nox made from requirements/toolkit.txt, with hashes.
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "unit", "services", "images", "cli", "engine", "phases"]
+nox.options.sessions = [
+    *("lint", "types", "unit", "services", "images", "cli", "engine"),
+    *("dev", "phase1", "phase2", "phase3", "granger", "migrate", "faults", "isolation"),
+]
 nox.options.stop_on_first_error = False
 
 # Also when nox was called by its path, without the environment being activated.
 os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 ROOT = Path(__file__).parent
-OVERLAYS = ("dev", "dev+login", "prod")
+OVERLAYS = ("host", "hybrid", "dev", "dev+login", "prod")
+ADD_ONS = ("gpu", "granger", "monitoring")
 
 
 @nox.session
@@ -36,9 +40,11 @@ def lint(session: nox.Session) -> None:
     variables = _engine(session)
     variables["CLAUDE_LOGIN_FOLDER"] = "/home/somebody/.claude"
     for overlay in OVERLAYS:
-        files = [f"--file=compose/{name}.yaml" for name in ("compose", *overlay.split("+"))]
-        session.run("docker", "compose", *files, "config", "--quiet", env=variables, external=True)
-    session.run("invoke", "config", "--overlay", "prod", silent=True)  # fails on what must not be in production
+        for add_ons in ((), ADD_ONS):
+            files = [f"--file=compose/{name}.yaml" for name in ("compose", *overlay.split("+"), *add_ons)]
+            session.run("docker", "compose", *files, "config", "--quiet", env=variables, external=True)
+    for overlay in ("prod", "prod+granger+monitoring"):
+        session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
 
 
 @nox.session
@@ -87,9 +93,52 @@ def images(session: nox.Session) -> None:
 
 
 @nox.session
-def phases(session: nox.Session) -> None:
-    """Each stack from outside: a request through every service and the real CLI."""
-    session.run("pytest", "tests/phases", *session.posargs)
+def dev(session: nox.Session) -> None:
+    """`invoke dev`: hot reload, every port, Ctrl-C."""
+    session.run("pytest", "tests/phases/test_dev.py", *session.posargs)
+
+
+@nox.session
+def phase1(session: nox.Session) -> None:
+    """`invoke host`: the API on the host, a request through every path, nothing left afterwards."""
+    session.run("pytest", "tests/phases/test_host.py", *session.posargs)
+
+
+@nox.session
+def phase2(session: nox.Session) -> None:
+    """`invoke hybrid`: everything in containers, with debug access; a request through every path."""
+    session.run("pytest", "tests/phases/test_hybrid.py", *session.posargs)
+
+
+@nox.session
+def phase3(session: nox.Session) -> None:
+    """`invoke prod`: hardened, the way out, monitoring; a request through every path."""
+    files = ("prod", "way_out", "monitoring", "secrets")
+    session.run("pytest", *(f"tests/phases/test_{name}.py" for name in files), *session.posargs)
+
+
+@nox.session
+def granger(session: nox.Session) -> None:
+    """`--granger`: a hub and spokes on the shared network use the API and reach nothing else."""
+    session.run("pytest", "tests/phases/test_granger.py", *session.posargs)
+
+
+@nox.session
+def migrate(session: nox.Session) -> None:
+    """From phase to phase and back with data in Redis, under clients that never stop calling."""
+    session.run("pytest", "tests/phases/test_moves.py", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kills, hangs, full volumes, a restarted engine, under clients that never stop calling."""
+    session.run("pytest", "tests/faults", *session.posargs)
+
+
+@nox.session
+def isolation(session: nox.Session) -> None:
+    """From inside the Claude proxy and from the shared network: what must be out of reach, each with a positive control."""
+    session.run("pytest", "tests/isolation", *session.posargs)
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipyard import dotenv
 from shipyard.errors import StackFailed
-from shipyard.models import Project
+from shipyard.models import Project, Selection
+from shipyard.run import run
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
@@ -16,24 +18,50 @@ if TYPE_CHECKING:
     from shipyard.engine import Engine
 
 
-def client(project: Project, engine: Engine, overlay: str, *, extra: bool = True) -> DockerClient:
-    """A Docker client for the overlay; `extra` adds the files that SHIPYARD_COMPOSE_EXTRA names."""
+def client(
+    project: Project, engine: Engine, selection: Selection, *, extra: bool = True, profiles: tuple[str, ...] = ()
+) -> DockerClient:
+    """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names."""
+    settings = dotenv.write(project)
+    names = ["compose", selection.overlay, *selection.add_ons]
+    if selection.overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
+        names.append("login")
+    more = [Path(part) for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part and extra]
+    files = [*(project.root / "compose" / f"{name}.yaml" for name in names), *more]
+    return _client(project, engine, files, profiles)
+
+
+def from_file(project: Project, engine: Engine, file: Path) -> DockerClient:
+    """A Docker client for one file that an earlier start has left: a configuration with every variable filled in."""
+    return _client(project, engine, [file])
+
+
+def by_name(project: Project, engine: Engine) -> DockerClient:
+    """A Docker client that knows the project only by its name: for what exists, whatever the files say by now."""
+    return _client(project, engine, [])
+
+
+def _client(project: Project, engine: Engine, files: list[Path], profiles: tuple[str, ...] = ()) -> DockerClient:
     from python_on_whales import DockerClient
 
     os.environ.update(engine.variables())
     os.environ["COMPOSE_PROGRESS"] = "quiet"
-    settings = dotenv.write(project)
-    names = ["compose", overlay]
-    if overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
-        names.append("login")
-    files = [project.root / "compose" / f"{name}.yaml" for name in names]
-    more = [part for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part and extra]
+    environment = project.root / ".env"
     return DockerClient(
-        compose_files=[*files, *more],
-        compose_env_files=[project.root / ".env"],
+        compose_files=list(files),
+        compose_profiles=list(profiles),
+        compose_env_files=[environment] if files and environment.exists() else [],
         compose_project_name=dotenv.project_name(project.root),
+        # Without files Compose would look for one where the user happens to be.
+        compose_project_directory=None if files else project.state,
         client_call=[engine.docker],
     )
+
+
+def hash_of(docker: DockerClient, service: str) -> str:
+    """What Compose writes into the label ``config-hash`` of a container that it makes now for the service."""
+    found = run([*map(str, docker.compose.docker_compose_cmd), "config", "--hash", service])
+    return found.stdout.strip().rpartition(" ")[2]
 
 
 def call(action: Callable[[], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from shipyard.machine import replace
@@ -29,6 +30,10 @@ def write(project: Project) -> dict[str, str]:
         top = 1 if kept and kept[0].startswith("#") else 0
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         replace(path, "\n".join([*kept[:top], *added, *kept[top:]]) + "\n", mode)
+    # Plain `docker compose -f compose/compose.yaml` looks for it beside that file.
+    beside = project.root / "compose/.env"
+    if beside.parent.is_dir() and not os.path.lexists(beside):
+        beside.symlink_to("../.env")
     return {**current, **known}
 
 

@@ -82,6 +82,12 @@ class BaseUnavailable(ShipyardError):
     exit_code = 12
 
 
+class NoGpu(ShipyardError):
+    """A GPU is asked for, and this machine or its engine has none to give."""
+
+    exit_code = 14
+
+
 class CommandFailed(ShipyardError):
     """A program that we started ended with an error nobody translated."""
 

@@ -21,7 +21,8 @@ from shipyard.run import watch
 @dataclass(frozen=True)
 class Request:
     """What the user asked ``build`` for. ``platform`` is a comma-separated list, ``all`` or empty for the native one;
-    with ``fallback`` an image that lacks the target is built with that one instead of being left out.
+    with ``fallback`` an image that lacks the target is built with that one instead of being left out. ``references``
+    asks for exactly those of them that are ours, instead.
     """
 
     images: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Request:
     platform: str = ""
     no_cache: bool = False
     registry: str = ""
+    references: tuple[str, ...] = ()
 
 
 def build(project: Project, engine: Engine, request: Request) -> list[BuildResult]:
@@ -67,7 +69,11 @@ def show(results: list[BuildResult], *, json: bool) -> None:
 
 def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
     """The jobs of a request, with their input hashes."""
-    chosen = plans.select(project, request.images, request.target, request.fallback)
+    chosen = (
+        plans.named(project, request.references)
+        if request.references
+        else plans.select(project, request.images, request.target, request.fallback)
+    )
     wanted = plans.platforms([image for image, _ in chosen], request.platform, native(engine))
     base = bases.remembered(engine, project.base)
     return [plans.job(project, image, target, wanted, base, request.registry) for image, target in chosen]

@@ -109,3 +109,16 @@ class BuildResult:
     status: str
     reason: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A stack as asked for: an overlay, the add-ons that combine with it, and how many instances of the API."""
+
+    overlay: str
+    add_ons: tuple[str, ...] = ()
+    scale: int = 1
+
+    def __str__(self) -> str:
+        """``prod+granger``."""
+        return "+".join((self.overlay, *self.add_ons))

@@ -38,6 +38,17 @@ def select(project: Project, names: Iterable[str], target: str, fallback: str = 
     return [(image, each) for image, each in wanted if each in image.targets]
 
 
+def named(project: Project, references: Iterable[str]) -> list[tuple[Image, str]]:
+    """The images and targets that references name; those that are not ours, such as a hub's, are left out."""
+    wanted = set(references)
+    return [
+        (image, target)
+        for image in project.images.values()
+        for target in image.targets
+        if tags.reference(image.repository, project.version, target) in wanted
+    ]
+
+
 def platforms(images: Sequence[Image], wanted: str, native: str) -> tuple[str, ...]:
     """``wanted`` is a comma-separated list, ``all``, or empty for the engine's own platform. Raises UnknownName."""
     common = (

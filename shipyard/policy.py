@@ -8,16 +8,24 @@ from typing import Any
 
 from shipyard.models import Fault
 
-#: The only service whose port a production stack publishes.
-PUBLISHED = "llm-call-api"
-#: Networks that have neither a way out nor one to the host.
-CLOSED = ("agent", "data")
+#: The only service whose port a production stack publishes: the entrance of the API.
+PUBLISHED = "balancer"
+#: What a person looks at in a browser may be published besides, on this machine's own address.
+LOCAL = "prometheus"
+#: Networks that have neither a way out nor one to the host, and who may be on them.
+CLOSED = {
+    "agent": ("llm-call-api", "claude-proxy", "egress"),
+    "data": ("llm-call-api", "redis", "redis-exporter", "prometheus"),
+}
+#: The external network of other projects, and the one service that may be on it.
+SHARED, JOINS = "granger-network", "granger"
 #: A variable of such a name holds a secret, unless it names the file of one.
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
 #: Values that such a variable may have: none, a file's path, and the word that says where the credential is.
 HARMLESS = re.compile(r"(/.*)?|egress")
 _LIMITS = {
     "mem_limit": "memory has no limit",
+    "memswap_limit": "swap has no limit",
     "cpus": "processors have no limit",
     "pids_limit": "processes have no limit",
 }
@@ -43,7 +51,7 @@ def faults(config: Mapping[str, Any]) -> list[Fault]:
         if network.get("driver_opts", {}).get("com.docker.network.bridge.gateway_mode_ipv4") != "isolated":
             hint = "driver_opts: com.docker.network.bridge.gateway_mode_ipv4: isolated"
             found.append(Fault(f"networks.{name}.driver_opts", "the host is reachable at the gateway address", hint))
-    return found
+    return found + list(_membership(config.get("services", {})))
 
 
 def flat(value: Any, place: str = "") -> dict[str, str]:
@@ -69,8 +77,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _service(name: str, service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    if service.get("ports") and name != PUBLISHED:
-        yield "ports", "an internal port is published", "leave ports to llm-call-api"
+    if any(_open(name, port) for port in service.get("ports") or ()):
+        yield "ports", "an internal port is published", f"leave ports to {PUBLISHED}"
     for key, (wanted, problem) in _HARDENED.items():
         if service.get(key) != wanted:
             yield key, problem, f"{key}: {str(wanted).lower() if isinstance(wanted, bool) else wanted}"
@@ -87,13 +95,33 @@ def _service(name: str, service: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     if not (service.get("logging", {}).get("options") or {}).get("max-size"):
         yield "logging", "logs grow without bound", "options: max-size, max-file"
     if service.get("restart", "no") == "no":
-        yield "restart", "it stays down after a crash", "restart: unless-stopped"
+        yield "restart", "it stays down after a crash", "restart: always"
+    for limit in ("core", "nofile"):
+        if limit not in (service.get("ulimits") or {}):
+            yield f"ulimits.{limit}", "has no limit", "core: 0, nofile: {soft: 16384, hard: 16384}"
+    for place in service.get("tmpfs") or ():
+        if "size=" not in str(place) or "noexec" not in str(place):
+            yield "tmpfs", f"{place} has no size or can be executed from", "/tmp:rw,noexec,nosuid,nodev,size=64m"
     yield from _image(str(service.get("image", "")))
     yield from _environment(service.get("environment") or {})
     yield from _volumes(service.get("volumes") or ())
     command = [str(word) for word in service.get("command") or ()]
     if "--reload" in command:
         yield "command", "hot reload is on", "leave --reload out"
+
+
+def _open(name: str, port: Mapping[str, Any]) -> bool:
+    """Whether a published port is one that production must not have."""
+    return name != PUBLISHED and not (name == LOCAL and port.get("host_ip") in ("127.0.0.1", "::1"))
+
+
+def _membership(services: Mapping[str, Any]) -> Iterator[Fault]:
+    """Services on networks where they must not be."""
+    for network, members in {**CLOSED, SHARED: (JOINS,)}.items():
+        for name, service in sorted(services.items()):
+            if network in (service.get("networks") or {}) and name not in members:
+                hint = f"{', '.join(members)} may be"
+                yield Fault(f"services.{name}.networks", f"must not be on {network}", hint)
 
 
 def _image(image: str) -> Iterator[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shipyard import console
 from shipyard.errors import CommandFailed, ShipyardError
@@ -67,7 +68,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None,
         raise ShipyardError(msg) from missing
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """End a child's whole process group: SIGTERM, then SIGKILL after ``GRACE`` seconds."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -141,3 +142,20 @@ def watch(
             on_line(line.rstrip("\n"))
         drain.join()
         return process.wait()
+
+
+def detach(
+    argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us, in a session of its own; what it says is added to ``log``."""
+    trace(argv)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )

@@ -1,90 +1,110 @@
-"""The running stack: Compose overlays over ``compose/compose.yaml``, driven by python-on-whales."""
+"""The running stack: bring it up, move it, look at it, take it down."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from shipyard import compose, console, dotenv, images, ports, secrets
+from shipyard import (
+    compose,
+    console,
+    containers,
+    dotenv,
+    gpus,
+    host_api,
+    images,
+    moves,
+    overlays,
+    ports,
+    remembered,
+    rotation,
+    secrets,
+    secrets_check,
+)
 from shipyard.engine import lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
-from shipyard.machine import replace
-from shipyard.models import Fault, Project
+from shipyard.models import Project, Selection
 from shipyard.names import perhaps
 
 if TYPE_CHECKING:
-    from python_on_whales import DockerClient
-
     from shipyard.engine import Engine
 
-#: The images' target of each overlay; an image without it takes prod.
-TARGETS = {"dev": "dev", "prod": "prod"}
-#: Seconds until every service must be healthy.
-WAIT = 120
 #: The variable that moves each published port, by service and port in the container.
 _VARIABLES = {
-    ("llm-call-api", 8001): "LLM_CALL_API_PORT",
-    ("llm-call-api", 5678): "LLM_CALL_DEBUGGER_PORT",
-    ("claude-proxy", 3010): "CLAUDE_PROXY_PORT",
-    ("redis", 6379): "REDIS_PORT",
+    ("balancer", 8001): "LLM_CALL_API_PORT",
+    ("debug-ports", 5678): "LLM_CALL_DEBUGGER_PORT",
+    ("debug-ports", 3010): "CLAUDE_PROXY_PORT",
+    ("debug-ports", 6379): "REDIS_PORT",
+    ("prometheus", 9090): "PROMETHEUS_PORT",
 }
 
 
-@dataclass(frozen=True)
-class Service:
-    """A service as ``status`` shows it; ``ports`` are the published ones, ``since`` is when it started (UTC)."""
-
-    service: str
-    state: str
-    health: str
-    image: str
-    ports: str
-    since: str
-
-
-def run(project: Project, engine: Engine, overlay: str, *, detach: bool) -> None:
+def run(project: Project, engine: Engine, selection: Selection, *, detach: bool, host: bool = False) -> None:
     """Bring the stack up; in the foreground, stream its logs until Ctrl-C and take it down."""
     if not detach:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
-    up(project, engine, overlay)
+    up(project, engine, selection, host=host)
     if not detach:
         follow(project, engine)
 
 
-def up(project: Project, engine: Engine, overlay: str) -> None:
-    """Bring the overlay's stack up and wait until it is healthy. Raises PortInUse or StackFailed; then nothing stays half up."""
-    _check_readable(project)
-    _announce(secrets.init(project))
-    images.build(project, engine, images.Request(target=TARGETS[overlay], fallback="prod"))
-    with lock(f"starting {overlay}", project.state / "lock"):
-        _start(project, engine, overlay)
+def up(project: Project, engine: Engine, selection: Selection, *, host: bool = False) -> None:
+    """Bring the selection's stack up, or move the one that runs to it; ``host`` starts the API on the host in phase 1.
+
+    Everything that can be checked is, before anything stops. Raises ConfigError, NoGpu, PortInUse or StackFailed; then what
+    ran before runs.
+    """
+    if faults := overlays.unreadable(project):
+        raise ConfigError(faults)
+    if "gpu" in selection.add_ons:
+        gpus.check(engine)
+    made = secrets.init(project)
+    _announce(made)
+    for fault in secrets_check.check(project).faults:
+        console.warn(str(fault))
+    (project.state / "api").mkdir(parents=True, exist_ok=True)
+    overlays.check(project, engine, selection)
+    docker = compose.client(project, engine, selection)
+    config = compose.config(docker)
+    ours = tuple(str(service.get("image", "")) for service in config["services"].values())
+    images.build(project, engine, images.Request(references=ours))
+    with lock(f"starting {selection}", project.state / "lock"):
+        _start(moves.Move(project, engine, selection, docker, config, host), renewed=secrets.USERS_CONF in made.created)
 
 
-def _start(project: Project, engine: Engine, overlay: str) -> None:
-    docker = compose.client(project, engine, overlay)
-    running = {each.service for each in services(project, engine)}
-    _check_ports(docker, running)
-    try:
-        console.step(f"starting the {overlay} stack ({dotenv.project_name(project.root)})")
-        replace(_state(project), json.dumps({"overlay": overlay, "owner": os.getpid()}))
-        compose.call(
-            lambda: docker.compose.up(detach=True, wait=True, wait_timeout=WAIT, remove_orphans=True, quiet=True)
-        )
-        for each in services(project, engine):
-            console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
-    except BaseException as failed:
-        if isinstance(failed, StackFailed):
-            failed = StackFailed(f"{failed}\n{_last_words(docker)}")
-        if not running:
-            console.step("taking down what had started")
-            docker.compose.down(quiet=True)
-        raise failed from None
+def _start(move: moves.Move, *, renewed: bool) -> None:
+    """``renewed``: Redis's users were written anew, and a Redis that runs has to read them."""
+    project, selection = move.project, move.selection
+    there = containers.every(compose.by_name(project, move.engine))
+    before = {str(each.id): containers.label(each) for each in there}
+    running = any(each.state.running for each in there)
+    _check_ports(move)
+    _networks(move)
+    if move.on_host:
+        host_api.write(project, move.engine, selection)
+    earlier = remembered.started(project)
+    if before and earlier and earlier.selection.overlay != selection.overlay:
+        console.step(f"moving from {earlier.selection} to {selection} ({dotenv.project_name(project.root)})")
+    else:
+        many = f" with {selection.scale} instances of the API" if selection.scale > 1 else ""
+        console.step(f"starting the {selection} stack{many} ({dotenv.project_name(project.root)})")
+    if lost := sorted(set(earlier.selection.add_ons if before and earlier else ()) - set(selection.add_ons)):
+        console.step(f"without {', '.join(lost)} from now on: add --{' --'.join(lost)} to keep that")
+    if running:
+        if renewed and "redis" in before.values():
+            rotation.restart(project, move.engine, "redis")
+        moves.change(move, before)
+    else:
+        moves.fresh(move)
+    remembered.start(project, selection)
+    found = {each["image"] for each in move.config["services"].values()}
+    remembered.keep(project, move.config, {each: move.docker.image.inspect(each).id for each in found})
+    for each in containers.services(project, move.engine):
+        console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
 
 
 def follow(project: Project, engine: Engine) -> None:
@@ -99,7 +119,8 @@ def follow(project: Project, engine: Engine) -> None:
     except StackFailed as failed:
         console.warn(str(failed))
     finally:
-        if _remembered(project).get("owner") == os.getpid():
+        mine = remembered.started(project)
+        if mine and mine.owner == os.getpid():
             down(project, engine)
         else:
             console.step("another invoke has the stack now; it is left as it is")
@@ -111,11 +132,17 @@ def logs(
     """Lines of the services' logs. Raises UnknownName for a service that the stack does not have."""
     from python_on_whales.exceptions import DockerException
 
-    docker = compose.client(project, engine, overlay_of(project))
-    known = list(compose.config(docker)["services"])
+    docker = compose.by_name(project, engine)
+    known = sorted({containers.label(each) for each in containers.every(docker)})
+    on_host = service in ("", overlays.SCALED) and host_api.process(project)
+    if on_host:
+        known.append(overlays.SCALED)
+        yield from host_api.log(project).read_text(errors="replace").splitlines()[-tail:]
     if service and service not in known:
-        msg = f'service "{service}": not in compose/compose.yaml; {perhaps(service, known)}'
+        msg = f'service "{service}": the stack has no such container; {perhaps(service, known)}'
         raise UnknownName(msg)
+    if on_host and service:
+        return
     wanted: list[str] = [service] if service else []
     try:
         for _, chunk in docker.compose.logs(wanted, follow=follow, stream=True, tail=str(tail)):
@@ -126,121 +153,56 @@ def logs(
 
 def down(project: Project, engine: Engine, *, volumes: bool = False) -> None:
     """Stop and remove the stack's containers and networks; ``volumes`` removes its data too."""
-    docker = compose.client(project, engine, overlay_of(project))
+    docker = compose.by_name(project, engine)
     with lock("stopping the stack", project.state / "lock"):
+        host_api.stop(project)
         compose.call(lambda: docker.compose.down(remove_orphans=True, volumes=volumes, quiet=True))
-        _state(project).unlink(missing_ok=True)
+        remembered.forget(project)
     console.step("the stack is down" + (", its volumes are removed" if volumes else "; its volumes are kept"))
 
 
-def services(project: Project, engine: Engine) -> list[Service]:
-    """Every container of this checkout's stack, by service."""
-    from python_on_whales.exceptions import DockerException
-
-    docker = compose.client(project, engine, overlay_of(project))
-    try:
-        containers = docker.compose.ps(all=True)
-    except DockerException as failed:
-        raise StackFailed(compose.message(failed)) from failed
-    return sorted((_service(container) for container in containers), key=lambda each: each.service)
-
-
-def overlay_of(project: Project) -> str:
-    """The overlay that was started last; dev when none is known, for names that do not depend on it."""
-    overlay = str(_remembered(project).get("overlay"))
-    return overlay if overlay in TARGETS else "dev"
-
-
-def _remembered(project: Project) -> dict[str, Any]:
-    """What the last start noted: its overlay and the process that owns the stack in the foreground."""
-    try:
-        found = json.loads(_state(project).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _check_readable(project: Project) -> None:
-    """Containers read these as another user than the checkout's owner. Raises ConfigError for a checkout closed to others."""
-    closed = [
-        name for name in ("config", "config/models.toml", "src") if not (project.root / name).stat().st_mode & 0o004
-    ]
-    if closed:
-        hint = "the services run as a user of their own; chmod -R go+rX config src"
-        raise ConfigError([Fault(name, "is not readable by others", hint) for name in closed])
-
-
 def status(project: Project, engine: Engine) -> dict[str, Any]:
-    """What ``status`` shows: overlay, version, project name and services."""
-    found = services(project, engine)
+    """What ``status`` shows: phase, version, project name, and services with health, image, ports and since when (UTC)."""
+    found = containers.services(project, engine)
+    last = remembered.started(project)
+    selection = last.selection if last and found else None
+    services = [asdict(each) for each in found]
+    if number := host_api.process(project):
+        services.append({"service": overlays.SCALED, "state": "running", "image": f"process {number} of the host"})
     return {
-        "overlay": overlay_of(project) if found else None,
+        "overlay": selection.overlay if selection else None,
+        "phase": overlays.PHASES.get(selection.overlay) if selection else None,
+        "add_ons": list(selection.add_ons) if selection else [],
+        "since": last.since if last and selection else None,
         "version": project.version,
         "project": dotenv.project_name(project.root),
-        "services": [asdict(each) for each in found],
+        "services": services,
     }
 
 
-def _state(project: Project) -> Any:
-    return project.state / "stack.json"
-
-
-def _check_ports(docker: DockerClient, running: set[str]) -> None:
+def _check_ports(move: moves.Move) -> None:
+    """Raise PortInUse for ports that the configuration publishes, that are taken, and not by this stack itself."""
+    ours = containers.published(move.engine, dotenv.project_name(move.project.root))
     wanted = [
         ports.Published(
             name, port.get("host_ip", ""), int(port["published"]), _VARIABLES.get((name, port["target"]), "its port")
         )
-        for name, service in compose.config(docker)["services"].items()
-        if name not in running
+        for name, service in move.config["services"].items()
         for port in service.get("ports") or ()
-        if port.get("published")
+        if port.get("published") and int(port["published"]) not in ours
     ]
-    owners = {
-        int(binding["HostPort"]): f"container {container.name}"
-        for container in docker.container.list()
-        for bindings in (container.network_settings.ports or {}).values()
-        for binding in bindings or ()
-    }
-    ports.check(wanted, owners)
+    ports.check(wanted, containers.published(move.engine))
 
 
-def _last_words(docker: DockerClient) -> str:
-    """The end of the log of every service that is not healthy: the reason is usually there."""
-    from python_on_whales.exceptions import DockerException
-
-    parts = []
-    try:
-        for container in docker.compose.ps(all=True):
-            health = container.state.health
-            if not container.state.running or (health and health.status != "healthy"):
-                tail = str(container.logs(tail=10)).strip().replace("\n", "\n    ")
-                state = health.status if container.state.running and health else container.state.status
-                parts.append(f"{_label(container)} is {state}:\n    {tail}")
-    except DockerException:
-        pass  # the engine itself is in trouble; the first error says so already
-    return "\n".join(parts)
-
-
-def _label(container: Any) -> str:
-    return str((container.config.labels or {}).get("com.docker.compose.service", container.name))
-
-
-def _service(container: Any) -> Service:
-    health = container.state.health
-    bindings = [
-        f"{binding['HostIp']}:{binding['HostPort']}->{port.partition('/')[0]}"
-        for port, found in (container.network_settings.ports or {}).items()
-        for binding in found or ()
-    ]
-    started = container.state.started_at
-    return Service(
-        service=_label(container),
-        state=str(container.state.status),
-        health=str(health.status) if health else "",
-        image=str(container.config.image),
-        ports=" ".join(dict.fromkeys(bindings)),
-        since=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if isinstance(started, datetime) else "",
-    )
+def _networks(move: moves.Move) -> None:
+    """Make the external networks that are missing, and say so."""
+    for network in move.config.get("networks", {}).values():
+        name = network.get("name", "")
+        if network.get("external") and not move.docker.network.exists(name):
+            move.docker.network.create(name)
+            console.step(
+                f"made the network {name}; containers of other projects join it, and `docker network rm` removes it"
+            )
 
 
 def _announce(made: secrets.Made) -> None:

@@ -16,15 +16,21 @@ from shipyard import console
 from shipyard.errors import ShipyardError
 
 HELP = {
+    "api": "start the API on this host, in the background",
     "detach": "return when the stack is healthy instead of streaming its logs",
     "diff": "another overlay: show what differs there",
+    "finish": "end the old key",
     "follow": "go on until Ctrl-C",
+    "gpu": "with Ollama on a GPU",
+    "granger": "with the API on the network granger-network, as llm-call-api",
     "image": "an image of docker/images.toml; may be given several times (default: all)",
     "json": "print one JSON document on stdout",
+    "monitoring": "with Prometheus, its rules and consoles on 127.0.0.1:9090",
     "no-cache": "run every step again",
-    "overlay": "prod or dev",
+    "overlay": "host, hybrid, prod or dev; with add-ons: prod+granger",
     "platform": 'comma-separated platforms, or "all" (default: the engine\'s own)',
     "refresh": "decide again, with today's packages or the hub's newest image",
+    "scale": "instances: llm-call-api=3",
     "service": "one service (default: all)",
     "tail": "lines per service",
     "target": "prod, dev or debug",
@@ -49,7 +55,7 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 console.error("interrupted")
                 sys.exit(130)
 
-        lists = ["image"] if "image" in options else []
+        lists = [each for each in options if each in ("image", "scale")]
         return task(name=name, iterable=lists, help={each: HELP[each] for each in options})(clean)
 
     return decorate

@@ -1,4 +1,4 @@
-"""The stack of containers: bring it up, look at it, take it down."""
+"""The stack of containers: bring it up, move it from phase to phase, look at it, take it down."""
 
 from __future__ import annotations
 
@@ -8,24 +8,70 @@ import shipyard
 from shipyard import console
 from verbs import here, verb
 
-
-@verb("detach")
-def dev(_: Context, detach: bool = False) -> None:
-    """Run the stack with mounted source, hot reload and all ports on 127.0.0.1; Ctrl-C stops it."""
-    shipyard.stack.run(*here(), "dev", detach=detach)
+ADD_ONS = ("gpu", "granger", "monitoring", "scale")
 
 
-@verb("detach")
-def prod(_: Context, detach: bool = True) -> None:
-    """Run the stack from production images; returns when it is healthy."""
-    project, found = here()
-    shipyard.overlays.check(project, found, "prod")
-    shipyard.stack.run(project, found, "prod", detach=detach)
+@verb("api", "detach", *ADD_ONS)
+def host(
+    _: Context,
+    scale: list[str],
+    api: bool = False,
+    detach: bool = True,
+    gpu: bool = False,
+    granger: bool = False,
+    monitoring: bool = False,
+) -> None:
+    """Phase 1: everything in containers but the API, which runs on this host; --api starts it."""
+    _run("host", detach, scale, api=api, gpu=gpu, granger=granger, monitoring=monitoring)
+
+
+@verb("detach", *ADD_ONS)
+def hybrid(
+    _: Context,
+    scale: list[str],
+    detach: bool = True,
+    gpu: bool = False,
+    granger: bool = False,
+    monitoring: bool = False,
+) -> None:
+    """Phase 2: everything in containers, with a debugger's port, debug logs, redis and claude-proxy on 127.0.0.1."""
+    _run("hybrid", detach, scale, gpu=gpu, granger=granger, monitoring=monitoring)
+
+
+@verb("detach", *ADD_ONS)
+def prod(
+    _: Context,
+    scale: list[str],
+    detach: bool = True,
+    gpu: bool = False,
+    granger: bool = False,
+    monitoring: bool = False,
+) -> None:
+    """Phase 3: production images, hardened, nothing published but the API."""
+    _run("prod", detach, scale, gpu=gpu, granger=granger, monitoring=monitoring)
+
+
+@verb("detach", *ADD_ONS)
+def dev(
+    _: Context,
+    scale: list[str],
+    detach: bool = False,
+    gpu: bool = False,
+    granger: bool = False,
+    monitoring: bool = False,
+) -> None:
+    """Mounted source, hot reload, debug logs and all ports on 127.0.0.1; Ctrl-C stops it."""
+    _run("dev", detach, scale, gpu=gpu, granger=granger, monitoring=monitoring)
+
+
+def _run(overlay: str, detach: bool, scale: list[str], *, api: bool = False, **add_ons: bool) -> None:
+    selection = shipyard.overlays.select(overlay, [name for name, wanted in add_ons.items() if wanted], scale)
+    shipyard.stack.run(*here(), selection, detach=detach, host=api)
 
 
 @verb("json")
 def status(_: Context, json: bool = False) -> None:
-    """Show overlay, services, health and ports of this checkout's stack."""
+    """Show phase, services, health, versions and ports of this checkout's stack, and since when."""
     console.answer(shipyard.stack.status(*here()), json=json)
 
 
@@ -46,4 +92,4 @@ def down(_: Context, volumes: bool = False) -> None:
 def config(_: Context, overlay: str = "prod", diff: str = "", json: bool = False) -> None:
     """Show what an overlay comes to, or how another differs; production is held against the policy."""
     console.answer(shipyard.overlays.show(*here(), overlay, diff), json=json, empty="no difference")
-    shipyard.overlays.check(*here(), overlay)
+    shipyard.overlays.check(*here(), shipyard.overlays.select(overlay))

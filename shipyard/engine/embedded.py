@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shipyard import console
 from shipyard.commands import engine as commands
 from shipyard.engine import api, packages
 from shipyard.engine.types import Engine, home
 from shipyard.errors import EngineFailed
-from shipyard.run import trace
+from shipyard.run import detach, run
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 #: Seconds dockerd gets to answer: 0.4 when all is well, more after a crash with many containers to restore.
 START = 60.0
@@ -102,24 +105,13 @@ def _clear_stale() -> None:
         (home() / "run" / name).unlink(missing_ok=True)
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start() -> Popen[bytes]:
     argv = commands.dockerd(packages.binaries() / "dockerd", home())
-    trace(argv)
     path = f"{packages.binaries()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    # The daemon outlives us, so it is started here and not by shipyard.run, which ends what it started.
-    with log().open("ab") as output:
-        return subprocess.Popen(
-            argv,
-            env={**os.environ, "PATH": path},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    return detach(argv, log(), env={**os.environ, "PATH": path}, cwd=Path("/"))
 
 
-def _await(process: subprocess.Popen[bytes]) -> None:
+def _await(process: Popen[bytes]) -> None:
     deadline = time.monotonic() + START
     try:
         while not version():
@@ -132,7 +124,7 @@ def _await(process: subprocess.Popen[bytes]) -> None:
         raise
 
 
-def _failure(process: subprocess.Popen[bytes]) -> str:
+def _failure(process: Popen[bytes]) -> str:
     tail = "\n".join("    " + line for line in log().read_text(errors="replace").splitlines()[-8:])
     state = (
         f"ended with status {process.returncode}"
@@ -153,7 +145,15 @@ def down() -> bool:
         return False
     _end(number)
     _clear_stale()
+    _unmount_networks()
     return True
+
+
+def _unmount_networks() -> None:
+    """Let go of the network namespaces that dockerd leaves mounted: their folder could not be removed."""
+    for path in (home() / "run/exec/netns").glob("*"):
+        if os.path.ismount(path):
+            run(["umount", str(path)], check=False, timeout=30)
 
 
 def _end(number: int) -> None:

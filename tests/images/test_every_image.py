@@ -14,7 +14,16 @@ import shipyard
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, BuildResult, Project
 from tests.support.images import members
 
-USERS = {"api": "10001:10001", "claude-proxy": "10001:10001", "redis": "10002:10002", "egress": "10003:10003"}
+NUMBERS = {
+    "api": 10001,
+    "redis": 10002,
+    "egress": 10003,
+    "claude-proxy": 10004,
+    "balancer": 10005,
+    "prometheus": 10006,
+    "redis-exporter": 10007,
+}
+USERS = {name: f"{number}:{number}" for name, number in NUMBERS.items()}
 EVERY = [
     (name, target)
     for name, targets in {
@@ -22,6 +31,9 @@ EVERY = [
         "claude-proxy": ("prod", "debug", "dev"),
         "redis": ("prod", "debug"),
         "egress": ("prod", "debug"),
+        "balancer": ("prod", "debug"),
+        "prometheus": ("prod", "debug"),
+        "redis-exporter": ("prod", "debug"),
     }.items()
     for target in targets
 ]
@@ -33,6 +45,9 @@ ABSENT = {
     "api": SHELLS | PACKAGE_MANAGERS | COMPILERS,
     "redis": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
     "egress": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
+    "balancer": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
+    "prometheus": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
+    "redis-exporter": SHELLS | PACKAGE_MANAGERS | COMPILERS | {"python3"},
     "claude-proxy": PACKAGE_MANAGERS | COMPILERS,  # the CLI's tools need its shell and git
 }
 

@@ -7,8 +7,10 @@ import json
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,9 @@ from tests.phases import paths
 from tests.support.service import wait_until
 from tests.support.stack import Checkout, checkout
 
-SERVICES = ("llm-call-api", "claude-proxy", "egress", "redis")
+SERVICES = ("balancer", "llm-call-api", "claude-proxy", "egress", "redis")
+#: Variables of each service that name a user: no two services have the same.
+USERS = {"llm-call-api": 10001, "redis": 10002, "egress": 10003, "claude-proxy": 10004, "balancer": 10005}
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +29,13 @@ def prod(copy: Checkout) -> Iterator[Checkout]:
     yield copy
 
 
-def test_health(prod: Checkout) -> None:
-    paths.healthy(prod)
-
-
-def test_a_request_reaches_the_cli_and_comes_back(prod: Checkout) -> None:
-    paths.through_the_cli(prod)
-
-
-def test_a_stream_reaches_the_cli_and_comes_back(prod: Checkout) -> None:
-    paths.streamed_through_the_cli(prod)
-
-
-def test_the_cache_is_redis(prod: Checkout) -> None:
-    paths.cached_in_redis(prod)
-
-
-def test_no_key_no_answer(prod: Checkout) -> None:
-    paths.turned_away_without_a_key(prod)
+@pytest.mark.parametrize("path", paths.EVERY)
+def test_every_path(prod: Checkout, path: paths.Path) -> None:
+    path(prod)
 
 
 def test_only_the_api_is_published(prod: Checkout) -> None:
-    ports = {each["service"]: each["ports"] for each in prod.json("status")["services"]}
-    assert [service for service, published in ports.items() if published] == ["llm-call-api"]
+    assert paths.published(prod) == {"balancer"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -55,12 +43,61 @@ def test_services_run_hardened(prod: Checkout, service: str) -> None:
     (found,) = json.loads(prod.docker("inspect", prod.container(service)))
     host = found["HostConfig"]
     assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is False
     assert host["CapDrop"] == ["ALL"]
-    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert not host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]  # and with it the engine's own seccomp profile
     assert host["Init"] is True
+    assert host["RestartPolicy"]["Name"] == "always"
     assert min(host["PidsLimit"], host["Memory"], host["NanoCpus"]) > 0
+    assert host["MemorySwap"] == host["Memory"]
+    assert {each["Name"]: each["Hard"] for each in host["Ulimits"]} == {"core": 0, "nofile": 16384}
+    assert all("size=" in options and "noexec" in options for options in host["Tmpfs"].values())
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "3", "max-size": "10m"}}
-    assert not found["Config"]["User"].startswith(("0", "root"))
+    assert found["State"]["Health"]["Status"] == "healthy"
+    assert found["Config"]["User"] == f"{USERS[service]}:{USERS[service]}"
+    assert [mount for mount in found["Mounts"] if mount["Type"] == "bind" and mount["RW"]] == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_kernel_agrees(prod: Checkout, service: str) -> None:
+    """What the engine was asked for is what the process has: user, capabilities, no new privileges, a seccomp filter."""
+    (found,) = json.loads(prod.docker("inspect", prod.container(service)))
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{found['State']['Pid']}/status").read_text().splitlines()
+        if ":\t" in line
+    )
+    assert status["Uid"].split() == [str(USERS[service])] * 4
+    assert {status[each] for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_networks_hold_those_who_need_them(prod: Checkout) -> None:
+    members: dict[str, list[str]] = {"llm-call-network": [], "data": [], "agent": [], "outbound": []}
+    for service in SERVICES:
+        (found,) = json.loads(prod.docker("inspect", prod.container(service)))
+        for network in found["NetworkSettings"]["Networks"]:
+            members[network.removeprefix(f"{prod.project}_")].append(service)
+    assert members == {
+        "llm-call-network": ["balancer", "llm-call-api"],
+        "data": ["llm-call-api", "redis"],
+        "agent": ["llm-call-api", "claude-proxy", "egress"],
+        "outbound": ["llm-call-api", "egress"],
+    }
+
+
+def test_redis_asks_for_a_password_and_refuses_what_is_dangerous(prod: Checkout) -> None:
+    assert "NOAUTH" in prod.docker("exec", prod.container("redis"), "redis-cli", "get", "x")
+    for words in (
+        ("flushall",),
+        ("config", "get", "*"),
+        ("keys", "*"),
+        ("shutdown",),
+        ("info",),
+        ("get", "other:key"),
+    ):
+        assert "NOPERM" in prod.redis(*words), words
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -71,11 +108,44 @@ def test_no_secret_is_in_the_environment(prod: Checkout, service: str) -> None:
 
 
 def test_data_survives_down_and_up(prod: Checkout) -> None:
-    redis = ("exec", prod.container("redis"), "redis-cli")
-    assert prod.docker(*redis, "set", "kept", "yes").strip() == "OK"
+    assert prod.redis("set", "llm-call:kept", "yes") == "OK"
     prod.invoke("down")
     prod.invoke("prod")
-    assert prod.docker("exec", prod.container("redis"), "redis-cli", "get", "kept").strip() == "yes"
+    assert prod.redis("get", "llm-call:kept") == "yes"
+
+
+def test_idle_services_stop_at_once(prod: Checkout) -> None:
+    """Each within two seconds and what the engine itself needs, far from its grace period, and none by a kill."""
+    for service in SERVICES:
+        container = prod.container(service)
+        begin = time.monotonic()
+        prod.docker("stop", container)
+        seconds = time.monotonic() - begin
+        (found,) = json.loads(prod.docker("inspect", container))
+        assert found["State"]["ExitCode"] in (0, 143), (service, found["State"])
+        assert seconds < found["Config"]["StopTimeout"] / 2, service
+    prod.invoke("prod")
+    paths.healthy(prod)
+
+
+def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
+    """The same files, without the toolkit: the same containers are what it wants."""
+    before = prod.containers()
+    prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
+    assert sorted(prod.containers()) == sorted(before)
+    prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "down")
+    prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
+    assert prod.ask("GET", "/v1/models")[0] == 200
+    volumes = prod.docker(
+        "volume", "ls", "--format", "{{.Name}}", "--filter", f"label=com.docker.compose.project={prod.project}"
+    )
+    assert {name.removeprefix(f"{prod.project}_") for name in volumes.split()} == {
+        "llm-call-cache",
+        "redis-data",
+        "claude-workspace",
+    }
+    prod.invoke("prod")
+    paths.healthy(prod)
 
 
 def test_two_checkouts_side_by_side(prod: Checkout, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -100,9 +170,8 @@ def test_a_service_that_cannot_start_is_named_and_taken_down(tmp_path_factory: p
 def test_what_must_not_be_in_production_is_refused(prod: Checkout) -> None:
     overlay = prod.root / "compose/prod.yaml"
     text = overlay.read_text()
-    overlay.write_text(
-        text.replace("  redis:\n", '  redis:\n    ports: ["6379:6379"]\n    environment: { API_KEY: x }\n')
-    )
+    open_redis = 'services:\n  redis:\n    ports: ["6379:6379"]\n    environment: { API_KEY: x }\n'
+    overlay.write_text(text.replace("services: {}\n", open_redis))
     try:
         for verb in (("config", "--overlay", "prod"), ("prod",)):
             refused = prod.invoke(*verb, status=3)

@@ -16,20 +16,9 @@ from tests.support import llama
 from tests.support.service import wait_until
 from tests.support.stack import Checkout
 
-#: Tries to connect from inside a container: prints "connected", or the name of what stood in the way.
-CONNECT = (
-    "import socket,sys\n"
-    "try: socket.create_connection((sys.argv[1],int(sys.argv[2])),2); print('connected')\n"
-    "except OSError as e: print(type(e).__name__, e)"
-)
-
 
 @pytest.fixture(scope="module")
-def prod(copy: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    folder = tmp_path_factory.mktemp("llama")
-    document = copy.root / "llama.json"
-    document.write_text(json.dumps(llama.double(folder)))
-    copy.extra.append(document)
+def prod(copy: Checkout) -> Iterator[Checkout]:
     copy.configure(EGRESS_HOST="llama-server", EGRESS_PORT=str(llama.PORT))
     copy.invoke("prod")
     yield copy
@@ -37,10 +26,6 @@ def prod(copy: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 def inspect(copy: Checkout, service: str) -> Any:
     return json.loads(copy.docker("inspect", copy.container(service)))[0]
-
-
-def reach(copy: Checkout, service: str, host: str, port: int) -> str:
-    return copy.docker("exec", copy.container(service), "python3", "-c", CONNECT, host, str(port)).strip()
 
 
 def log(copy: Checkout) -> list[dict[str, Any]]:
@@ -113,15 +98,15 @@ def test_a_new_key_counts_without_a_restart(prod: Checkout) -> None:
 
 
 def test_the_agents_network_leads_nowhere_but_to_egress(prod: Checkout) -> None:
-    assert reach(prod, "claude-proxy", "egress", 8080) == "connected"
+    assert paths.reach(prod, "claude-proxy", "egress", 8080) == "connected"
     for host, port in (("llama-server", llama.PORT), ("redis", 6379), ("messages-api", 9100)):
-        assert "gaierror" in reach(prod, "claude-proxy", host, port), host
+        assert "gaierror" in paths.reach(prod, "claude-proxy", host, port), host
     (address,) = [
         found["IPAddress"]
         for name, found in inspect(prod, "llama-server")["NetworkSettings"]["Networks"].items()
         if name.endswith("outbound")
     ]
-    assert reach(prod, "claude-proxy", address, llama.PORT) != "connected"
+    assert paths.reach(prod, "claude-proxy", address, llama.PORT) != "connected"
 
 
 @pytest.mark.parametrize(("network", "service"), [("agent", "claude-proxy"), ("data", "redis")])

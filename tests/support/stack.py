@@ -23,7 +23,15 @@ DOUBLES = "tests/support/doubles.yaml"
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv*", ".env", ".shipyard", "secrets", "dist", ".nox", "__pycache__", ".*_cache"
 )
-_PORTS = ("LLM_CALL_API_PORT", "LLM_CALL_DEBUGGER_PORT", "CLAUDE_PROXY_PORT", "REDIS_PORT")
+_PORTS = (
+    "LLM_CALL_API_PORT",
+    "LLM_CALL_DEBUGGER_PORT",
+    "CLAUDE_PROXY_PORT",
+    "REDIS_PORT",
+    "PROMETHEUS_PORT",
+    "OPENAI_DOUBLE_PORT",
+    "LLAMA_DOUBLE_PORT",
+)
 
 
 def free_ports(count: int) -> list[int]:
@@ -54,6 +62,9 @@ class Checkout:
             "EGRESS_PORT": "9100",
             "EGRESS_TLS": "off",
             "UPSTREAM_OPENAI_BASE_URL": "http://openai-upstream:9200/v1",
+            "HOST_UPSTREAM_OPENAI_BASE_URL": f"http://127.0.0.1:{self.ports['OPENAI_DOUBLE_PORT']}/v1",
+            "UPSTREAM_OLLAMA_BASE_URL": "http://llama-server:9300/v1",
+            "HOST_UPSTREAM_OLLAMA_BASE_URL": f"http://127.0.0.1:{self.ports['LLAMA_DOUBLE_PORT']}/v1",
         }
         (root / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         for name in ("egress/anthropic_api_key", "api/openai_api_key"):
@@ -103,13 +114,42 @@ class Checkout:
         assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
         return done.stdout
 
+    def compose(self, *words: str) -> str:
+        """Plain Docker Compose in the checkout, as a person would call it who has no toolkit."""
+        engine = shipyard.engine.find()
+        extra = [word for file in self.extra for word in ("-f", str(file))]
+        at = words.index("up") if "up" in words else words.index("down")
+        argv = [engine.docker, "compose", *words[:at], *extra, *words[at:]]
+        environment = {**engine.environment(), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            argv, check=False, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def project(self) -> str:
+        """The Compose project."""
+        return shipyard.dotenv.project_name(self.root)
+
+    def containers(self, service: str = "", *, stopped: bool = False) -> list[str]:
+        """The ids of this checkout's containers, or of one service's."""
+        filters = [f"label=com.docker.compose.project={self.project}"]
+        filters += [f"label=com.docker.compose.service={service}"] if service else []
+        words = [word for each in filters for word in ("--filter", each)]
+        return self.docker("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *words).split()
+
     def container(self, service: str) -> str:
-        """The id of a service's container in this checkout's project."""
-        project = f"label=com.docker.compose.project={shipyard.dotenv.project_name(self.root)}"
-        labels = ("--filter", project, "--filter", f"label=com.docker.compose.service={service}")
-        found = self.docker("ps", "--quiet", *labels).split()
+        """The id of a service's one container."""
+        found = self.containers(service)
         assert len(found) == 1, f"{len(found)} containers of {service}"
         return found[0]
+
+    def redis(self, *words: str) -> str:
+        """What Redis answers the API's user."""
+        password = (self.root / "secrets/api/redis_password").read_text().strip()
+        user = ("redis-cli", "--no-auth-warning", "--user", "llm-call-api", "--pass", password)
+        return self.docker("exec", self.container("redis"), *user, *words).strip()
 
     def started(self, service: str) -> str:
         """Since when a service's container runs."""

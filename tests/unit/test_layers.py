@@ -17,17 +17,19 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("models",),
     ("errors",),
-    ("names", "tags", "inputs", "policy", "commands.*"),
+    ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
     ("config",),
     ("console",),
     ("run",),
     ("engine", "engine.*"),
     ("machine",),
     ("bases", "plans", "sizes", "progress", "secrets", "dotenv", "ports", "host"),
-    ("failures", "compose"),
-    ("images",),
+    ("failures", "compose", "remembered", "entrance", "gpus", "secrets_access"),
+    ("secrets_check",),
+    ("images", "overlays", "containers"),
+    ("rolling", "host_api"),
+    ("moves", "rotation"),
     ("stack",),
-    ("overlays",),
 )
 
 #: The services below src/: what each may import of the others.
@@ -132,7 +134,7 @@ def test_the_proofs_do_not_know_the_toolkit() -> None:
 
 
 def test_only_one_place_starts_processes() -> None:
-    """``run`` starts what ends with us; ``engine.embedded`` starts the daemon, which does not."""
+    """``run``: what ends with us, and what outlives us; ``engine.embedded`` names the type of what that returns."""
     starters = {
         name for name, path in sources(ROOT / "shipyard") if tops(path) & {"subprocess", "pty", "multiprocessing"}
     }

@@ -36,12 +36,15 @@ def test_a_valid_checkout_is_read_into_one_project(checkout: Path, project: Proj
 def test_this_repository_is_valid() -> None:
     root = Path(__file__).parents[3]
     loaded = config.load(root)
-    assert list(loaded.images) == ["api", "claude-proxy", "redis", "egress"]
+    assert set(loaded.images) == {"api", "claude-proxy", "redis", "egress", "balancer", "prometheus", "redis-exporter"}
     assert {image.name: image.budget["prod"] for image in loaded.images.values()} == {
         "api": 90_000_000,
         "claude-proxy": 400_000_000,
         "redis": 60_000_000,
         "egress": 40_000_000,
+        "balancer": 40_000_000,
+        "prometheus": 117_000_000,
+        "redis-exporter": 19_000_000,
     }
 
 

@@ -21,6 +21,7 @@ def test_exit_codes() -> None:
         "DiskFull": 11,
         "BaseUnavailable": 12,
         "CommandFailed": 13,
+        "NoGpu": 14,
     }
     assert len(set(codes.values())) == len(codes), "two errors share an exit code"
     assert 2 not in codes.values(), "Invoke itself uses 2 for a wrong command line"

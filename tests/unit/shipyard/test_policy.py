@@ -11,8 +11,8 @@ from shipyard import policy
 
 GOOD: dict[str, Any] = {
     "services": {
-        "llm-call-api": {
-            "image": "llm-call-api:1.0.0",
+        "balancer": {
+            "image": "llm-call-balancer:1.0.0",
             "ports": [{"published": "8001", "target": 8001}],
             "environment": {"OPENAI_API_KEY_FILE": "/run/secrets/openai_api_key", "CLAUDE_PROXY_CREDENTIAL": "egress"},
             "volumes": [{"type": "bind", "source": "/x/config", "target": "/app/config", "read_only": True}],
@@ -21,9 +21,13 @@ GOOD: dict[str, Any] = {
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "mem_limit": "536870912",
+            "memswap_limit": "536870912",
+            "ulimits": {"core": 0, "nofile": {"soft": 16384, "hard": 16384}},
+            "tmpfs": ["/tmp:rw,noexec,nosuid,nodev,size=64m"],
+            "networks": {"llm-call-network": None},
             "cpus": 2,
             "pids_limit": 256,
-            "restart": "unless-stopped",
+            "restart": "always",
             "logging": {"driver": "json-file", "options": {"max-size": "10m"}},
         }
     },
@@ -35,7 +39,7 @@ GOOD: dict[str, Any] = {
 
 
 def places(config: dict[str, Any]) -> list[str]:
-    return [fault.place.removeprefix("services.llm-call-api.") for fault in policy.faults(config)]
+    return [fault.place.removeprefix("services.balancer.") for fault in policy.faults(config)]
 
 
 def test_a_hardened_configuration_is_left_alone() -> None:
@@ -60,7 +64,15 @@ def test_a_hardened_configuration_is_left_alone() -> None:
         ("cap_drop", [], "cap_drop"),
         ("security_opt", [], "security_opt"),
         ("mem_limit", None, "mem_limit"),
+        ("memswap_limit", None, "memswap_limit"),
         ("cpus", 0, "cpus"),
+        ("ulimits", {"nofile": 1024}, "ulimits.core"),
+        ("ulimits", {"core": 0}, "ulimits.nofile"),
+        ("tmpfs", ["/tmp:rw,noexec"], "tmpfs"),
+        ("tmpfs", ["/tmp:rw,size=64m"], "tmpfs"),
+        ("networks", {"data": None}, "networks"),
+        ("networks", {"agent": None}, "networks"),
+        ("networks", {"granger-network": None}, "networks"),
         ("pids_limit", None, "pids_limit"),
         ("restart", "no", "restart"),
         ("logging", {}, "logging"),
@@ -71,15 +83,23 @@ def test_a_hardened_configuration_is_left_alone() -> None:
 )
 def test_each_thing_that_must_not_be(key: str, value: Any, place: str) -> None:
     config = copy.deepcopy(GOOD)
-    config["services"]["llm-call-api"][key] = value
+    config["services"]["balancer"][key] = value
     assert places(config) == [place]
 
 
 def test_a_published_internal_port_and_an_open_network() -> None:
     config = copy.deepcopy(GOOD)
-    config["services"]["redis"] = config["services"]["llm-call-api"]
+    config["services"]["redis"] = config["services"]["balancer"]
     config["networks"]["data"] = {}
     assert places(config) == ["services.redis.ports", "networks.data.internal", "networks.data.driver_opts"]
+
+
+def test_a_page_for_a_browser_is_published_on_this_machine_alone() -> None:
+    config = copy.deepcopy(GOOD)
+    config["services"]["prometheus"] = {**GOOD["services"]["balancer"], "ports": [{"host_ip": "127.0.0.1"}]}
+    assert places(config) == []
+    config["services"]["prometheus"]["ports"] = [{"published": "9090"}]
+    assert places(config) == ["services.prometheus.ports"]
 
 
 def test_the_difference_names_each_place() -> None:

@@ -1,0 +1,78 @@
+"""Exchanges the API's instances while they serve: new ones beside the old, and only when all of them are well, without those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shipyard import compose, console, containers
+from shipyard.overlays import SCALED
+
+if TYPE_CHECKING:
+    from python_on_whales import Container, DockerClient
+
+#: Seconds until a new instance must be healthy.
+WAIT = 120
+_HASH = "com.docker.compose.config-hash"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Containers of the API: ``new`` ones that were started, ``old`` ones that are to go."""
+
+    new: list[Container]
+    old: list[Container]
+
+
+def begin(docker: DockerClient, config: Mapping[str, Any], scale: int) -> Exchange:
+    """Start what is missing for ``scale`` instances of this configuration beside those of another one.
+
+    Nothing that runs is touched. Raises StackFailed when a new one does not become healthy; then none is left.
+    """
+    there = containers.every(docker, SCALED)
+    old = _outdated(docker, config, there)
+    missing = scale - (len(there) - len(old))
+    if not old or missing <= 0:
+        return Exchange([], old)
+    console.step(f"starting the new {SCALED} beside the old one")
+    names = {each.id for each in there}
+    try:
+        compose.call(
+            lambda: docker.compose.up(
+                [SCALED],
+                detach=True,
+                recreate=False,
+                dependencies=False,
+                scales={SCALED: len(there) + missing},
+                quiet=True,
+            )
+        )
+        new = [each for each in containers.every(docker, SCALED) if each.id not in names]
+        containers.wait_healthy(new, WAIT)
+    except BaseException:
+        begun = [each for each in containers.every(docker, SCALED) if each.id not in names]
+        retire(docker, begun, force=True)
+        raise
+    return Exchange(new, old)
+
+
+def retire(docker: DockerClient, found: list[Container], *, force: bool = False) -> None:
+    """Stop and remove containers; each ends its open requests first, unless by force."""
+    if found and not force:
+        docker.container.stop(found)
+    if found:
+        docker.container.remove(found, force=True)
+
+
+def _outdated(docker: DockerClient, config: Mapping[str, Any], there: list[Container]) -> list[Container]:
+    """Those that Compose would not make the same way now; a stopped one does not count either."""
+    if not there:
+        return []
+    wanted = compose.hash_of(docker, SCALED)
+    image = docker.image.inspect(config["services"][SCALED]["image"]).id
+    return [
+        each
+        for each in there
+        if not each.state.running or each.image != image or (each.config.labels or {}).get(_HASH) != wanted
+    ]

@@ -1,0 +1,146 @@
+"""From phase to phase and back, with data in Redis and clients that never stop calling."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.phases import paths
+from tests.support import caller
+from tests.support.stack import Checkout
+
+KEPT = ("balancer", "redis", "claude-proxy", "egress")
+
+
+@pytest.fixture(scope="module")
+def stack(copy: Checkout) -> Iterator[Checkout]:
+    yield copy
+
+
+def identities(stack: Checkout) -> dict[str, list[str]]:
+    return {service: stack.containers(service) for service in KEPT}
+
+
+def test_there_and_back(stack: Checkout) -> None:
+    """1 → 2 → 3 → 2 → 1: no failed request, no lost key, and every container but the API's is the very same one."""
+    stack.invoke("host", "--api")
+    word = secrets.token_hex(8)
+    assert stack.redis("set", "llm-call:test", word) == "OK"
+    workspace = ("exec", stack.container("claude-proxy"), "python3", "-c")
+    stack.docker(*workspace, f"open('/workspace/{word}', 'w').close()")
+    keys, there = paths.keys_in_redis(stack), identities(stack)
+    for phase in (("hybrid",), ("prod",), ("hybrid",), ("host", "--api")):
+        with caller.calling(stack, caller.models, caller.chat, caller.cached, caller.stream) as record:
+            stack.invoke(*phase)
+        assert record.failures == [], phase
+        assert min(record.answers[kind.__name__] for kind in (caller.models, caller.chat, caller.cached)) > 50, phase
+        assert record.answers["stream"] > 1
+        assert identities(stack) == there, phase
+        assert stack.json("status")["overlay"] == phase[0]
+    assert stack.redis("get", "llm-call:test") == word
+    assert paths.keys_in_redis(stack) >= keys
+    stack.docker(*workspace, f"import os; os.stat('/workspace/{word}')")
+
+
+def test_from_phase_1_to_3_and_to_development_and_back(stack: Checkout) -> None:
+    word = secrets.token_hex(8)
+    assert stack.redis("set", "llm-call:test", word) == "OK"
+    with caller.calling(stack, caller.models, caller.chat) as record:
+        for phase in (("prod",), ("dev", "--detach"), ("prod",)):
+            stack.invoke(*phase)
+    assert record.failures == []
+    assert stack.redis("get", "llm-call:test") == word
+    assert [each["image"] for each in stack.json("status")["services"] if "-dev" in each["image"]] == []
+
+
+def test_a_broken_new_image_leaves_the_old_stack_serving(stack: Checkout) -> None:
+    stack.invoke("prod")
+    before = stack.containers()
+    source = stack.root / "src/llm_call/api/__main__.py"
+    text = source.read_text()
+    source.write_text('raise SystemExit("broken on purpose")\n')
+    try:
+        with caller.calling(stack, caller.models, caller.chat, caller.stream) as record:
+            refused = stack.invoke("hybrid", status=10)
+    finally:
+        source.write_text(text)
+    assert "broken on purpose" in refused.stderr
+    assert record.failures == []
+    assert sorted(stack.containers(stopped=True)) == sorted(before)
+    assert stack.json("status")["overlay"] == "prod"
+    for path in (paths.healthy, paths.through_the_cli, paths.cached_in_redis):
+        path(stack)
+
+
+def test_a_broken_neighbour_is_put_back(stack: Checkout) -> None:
+    """What a move has already exchanged comes back when a later part of it fails."""
+    stack.invoke("prod")
+    overlay = stack.root / "compose/hybrid.yaml"
+    text = overlay.read_text()
+    broken = "  egress: { command: [haproxy, -f, /nowhere] }\n"
+    overlay.write_text(text.replace("services:\n", "services:\n" + broken))
+    try:
+        refused = stack.invoke("hybrid", status=10)
+    finally:
+        overlay.write_text(text)
+    assert "egress" in refused.stderr
+    assert stack.json("status")["overlay"] == "prod"
+    services = stack.json("status")["services"]
+    assert {each["health"] for each in services} == {"healthy"}
+    assert not [each for each in services if each["service"] == "debug-ports"]
+    paths.through_the_cli(stack)
+
+
+def test_a_faulty_file_stops_nothing(stack: Checkout) -> None:
+    stack.invoke("prod")
+    before = stack.containers()
+    overlay = stack.root / "compose/hybrid.yaml"
+    text = overlay.read_text()
+    overlay.write_text(text + "\n  redis: [\n")
+    try:
+        assert "hybrid.yaml" in stack.invoke("hybrid", status=10).stderr
+    finally:
+        overlay.write_text(text)
+    assert sorted(stack.containers()) == sorted(before)
+
+
+def test_killed_in_the_middle_and_called_again(stack: Checkout) -> None:
+    """kill -9 while the new API starts: the old one serves on, and the next command finishes the move."""
+    stack.invoke("prod")
+    with caller.calling(stack, caller.models, caller.chat) as record:
+        process = stack.start("hybrid")
+        assert process.stderr
+        said: list[str] = []
+        while "beside the old one" not in "".join(said[-1:]):
+            said.append(next(process.stderr))
+        process.kill()
+        process.communicate()
+        stack.invoke("hybrid")
+    assert record.failures == []
+    assert len(stack.containers("llm-call-api")) == 1
+    assert stack.json("status")["overlay"] == "hybrid"
+
+
+def test_the_scale_changes_under_load(stack: Checkout) -> None:
+    stack.invoke("prod")
+    for scale in (3, 1):
+        with caller.calling(stack, caller.models, caller.chat, caller.stream) as record:
+            stack.invoke("prod", "--scale", f"llm-call-api={scale}")
+        assert record.failures == [], scale
+        assert len(stack.containers("llm-call-api")) == scale
+    assert stack.ask("GET", "/health/balancer")[1]["instances"] == 1
+
+
+def test_redis_ends_cleanly_and_keeps_what_it_held(stack: Checkout) -> None:
+    word = secrets.token_hex(8)
+    assert stack.redis("set", "llm-call:last", word) == "OK"
+    container = stack.container("redis")
+    stack.docker("stop", container)
+    said = stack.docker("logs", "--tail", "20", container)
+    assert "Redis is now ready to exit" in said
+    stack.docker("start", container)
+    stack.invoke("down")
+    stack.invoke("prod")
+    assert stack.redis("get", "llm-call:last") == word

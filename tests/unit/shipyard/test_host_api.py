@@ -1,0 +1,27 @@
+"""What the API needs on the host is what its container is given, at the host's places."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from shipyard import config, host_api
+
+
+def test_places_of_the_container_become_places_of_the_host(tmp_path: Path) -> None:
+    project = dataclasses.replace(config.load(Path(__file__).parents[3]), root=tmp_path)
+    given = {
+        "LLM_CALL_KEYS_FILE": "/run/secrets/api_keys",
+        "REDIS_URL": "redis://redis:6379/0",
+        "UPSTREAM_CLAUDE_PROXY_BASE_URL": "http://claude-proxy:3010/v1",
+        "UPSTREAM_OPENAI_BASE_URL": "",
+        "ENABLE_RL_ROUTING": "true",
+    }
+    found = host_api.environment(project, given, {6379: 16379, 3010: 13010})
+    assert found["LLM_CALL_KEYS_FILE"] == f"{tmp_path}/secrets/api/api_keys"
+    assert found["REDIS_URL"] == "redis://127.0.0.1:16379/0"
+    assert found["UPSTREAM_CLAUDE_PROXY_BASE_URL"] == "http://127.0.0.1:13010/v1"
+    assert found["UPSTREAM_OPENAI_BASE_URL"] == ""
+    assert found["ENABLE_RL_ROUTING"] == "true"
+    assert found["LLM_CALL_SOCKET"] == f"{tmp_path}/.shipyard/api/api.sock"
+    assert found["PYTHONPATH"] == f"{tmp_path}/src"
