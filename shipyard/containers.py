@@ -1,92 +1,106 @@
-"""The containers of this checkout's stack, as the engine sees them."""
+"""The containers of a stack, as the engine sees them at one moment. Asked of its API: a client would take a process each time."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
-from shipyard import compose
-from shipyard.engine import api
+from shipyard.engine import Engine, api
 from shipyard.errors import StackFailed
-from shipyard.models import Project
-
-if TYPE_CHECKING:
-    from python_on_whales import Container, DockerClient
-
-    from shipyard.engine import Engine
+from shipyard.run import run
 
 #: Seconds between two looks at a container that is starting; a look takes the engine a few milliseconds.
 _POLL = 0.1
+_LABEL = "com.docker.compose"
 
 
 @dataclass(frozen=True)
-class Service:
-    """A container as ``status`` shows it; ``ports`` are the published ones, ``since`` is when it started (UTC)."""
+class Container:
+    """One container: ``image`` is the id of its image, ``reference`` the name it was asked for by, ``made_from`` Compose's hash
+    of its configuration, ``ports`` the published ones, ``since`` when it started (UTC).
+    """
 
+    id: str
     service: str
     state: str
     health: str
     image: str
+    reference: str
+    made_from: str
+    restarts: int
     ports: str
     since: str
 
-
-def every(docker: DockerClient, service: str = "") -> list[Container]:
-    """The stack's containers, stopped ones too, or those of one service. Raises StackFailed."""
-    from python_on_whales.exceptions import DockerException
-
-    try:
-        found = docker.compose.ps(all=True)
-    except DockerException as failed:
-        raise StackFailed(compose.message(failed)) from failed
-    return [each for each in found if not service or label(each) == service]
+    @property
+    def running(self) -> bool:
+        """Whether it runs, healthy or not."""
+        return self.state == "running"
 
 
-def services(project: Project, engine: Engine) -> list[Service]:
-    """Every container of this checkout's stack, by service."""
-    found = every(compose.by_name(project, engine))
-    return sorted((_service(container) for container in found), key=lambda each: (each.service, each.since))
+def every(engine: Engine, project: str, service: str = "") -> list[Container]:
+    """The containers of a Compose project, stopped ones too, or those of one of its services. Raises EngineFailed."""
+    labels = [f"{_LABEL}.project={project}", *([f"{_LABEL}.service={service}"] if service else [])]
+    filters = quote(json.dumps({"label": labels}))
+    listed: list[dict[str, Any]] = api.get(engine.host, f"/containers/json?all=1&filters={filters}") or []
+    looked = (look(engine, each["Id"]) for each in listed)
+    return sorted((each for each in looked if each), key=lambda each: (each.service, each.since))
 
 
-def label(container: Container) -> str:
-    """The service that a container belongs to."""
-    return str((container.config.labels or {}).get("com.docker.compose.service", container.name))
+def look(engine: Engine, name: str) -> Container | None:
+    """A container as it is now; None when it is gone."""
+    found: dict[str, Any] | None = api.get(engine.host, f"/containers/{name}/json")
+    if not found:
+        return None
+    state, labels = found["State"], found["Config"].get("Labels") or {}
+    bindings = [
+        f"{binding['HostIp']}:{binding['HostPort']}->{port.partition('/')[0]}"
+        for port, each in (found["NetworkSettings"].get("Ports") or {}).items()
+        for binding in each or ()
+    ]
+    return Container(
+        id=found["Id"],
+        service=labels.get(f"{_LABEL}.service", found["Name"].lstrip("/")),
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", ""),
+        image=found["Image"],
+        reference=found["Config"]["Image"],
+        made_from=labels.get(f"{_LABEL}.config-hash", ""),
+        restarts=found.get("RestartCount", 0),
+        ports=" ".join(dict.fromkeys(bindings)),
+        since=state.get("StartedAt", "")[:19].replace("T", " "),
+    )
 
 
-def wait_healthy(containers: Iterable[Container], seconds: float) -> None:
+def wait_healthy(engine: Engine, containers: Iterable[Container], seconds: float) -> None:
     """Return when all of them are healthy. Raises StackFailed with the last words of the first one that will not be."""
     end = time.monotonic() + seconds
-    waiting = list(containers)
+    waiting = {each.id: each for each in containers}
     while waiting:
-        for container in list(waiting):
-            container.reload()  # type: ignore[no-untyped-call]
-            state = container.state
-            health = state.health.status if state.health else "healthy" if state.running else ""
-            if health == "healthy":
-                waiting.remove(container)
-            elif not state.running or container.restart_count or health == "unhealthy" or time.monotonic() > end:
-                msg = f"{label(container)} did not become healthy\n{last_words([container])}"
-                raise StackFailed(msg)
+        for name, before in list(waiting.items()):
+            now = look(engine, name)
+            if now and now.running and now.health in ("healthy", ""):
+                del waiting[name]
+            elif not now or not now.running or now.restarts > before.restarts or now.health == "unhealthy":
+                raise StackFailed(_unwell(engine, now or before))
+            elif time.monotonic() > end:
+                raise StackFailed(_unwell(engine, now))
         time.sleep(_POLL if waiting else 0)
 
 
-def last_words(containers: Iterable[Container]) -> str:
+def last_words(engine: Engine, containers: Iterable[Container]) -> str:
     """The end of the log of every container that is not healthy: the reason is usually there."""
-    from python_on_whales.exceptions import DockerException
-
     parts = []
-    try:
-        for container in containers:
-            health = container.state.health
-            if not container.state.running or (health and health.status != "healthy"):
-                tail = str(container.logs(tail=10)).strip().replace("\n", "\n    ")
-                state = health.status if container.state.running and health else container.state.status
-                parts.append(f"{label(container)} is {state}:\n    {tail}")
-    except DockerException:
-        pass  # the engine itself is in trouble; the first error says so already
+    for each in containers:
+        if not each.running or each.health not in ("healthy", ""):
+            said = run(
+                [engine.docker, "logs", "--tail", "10", each.id], env=engine.environment(), timeout=30, check=False
+            )
+            tail = (said.stdout + said.stderr).strip().replace("\n", "\n    ")
+            parts.append(f"{each.service} is {each.health if each.running else each.state}:\n    {tail}")
     return "\n".join(parts)
 
 
@@ -97,23 +111,9 @@ def published(engine: Engine, project: str = "") -> dict[int, str]:
         int(port["PublicPort"]): f"container {each['Names'][0].lstrip('/')}"
         for each in found
         for port in each.get("Ports") or ()
-        if port.get("PublicPort") and project in ("", (each.get("Labels") or {}).get("com.docker.compose.project"))
+        if port.get("PublicPort") and project in ("", (each.get("Labels") or {}).get(f"{_LABEL}.project"))
     }
 
 
-def _service(container: Any) -> Service:
-    health = container.state.health
-    bindings = [
-        f"{binding['HostIp']}:{binding['HostPort']}->{port.partition('/')[0]}"
-        for port, found in (container.network_settings.ports or {}).items()
-        for binding in found or ()
-    ]
-    started = container.state.started_at
-    return Service(
-        service=label(container),
-        state=str(container.state.status),
-        health=str(health.status) if health else "",
-        image=str(container.config.image),
-        ports=" ".join(dict.fromkeys(bindings)),
-        since=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if isinstance(started, datetime) else "",
-    )
+def _unwell(engine: Engine, container: Container) -> str:
+    return f"{container.service} did not become healthy\n{last_words(engine, [container])}"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from shipyard.errors import ConfigError
@@ -96,6 +97,7 @@ def ignored(path: str, patterns: Iterable[str]) -> bool:
     return verdict
 
 
+@cache
 def _matcher(pattern: str) -> re.Pattern[str]:
     """Docker's pattern language (Go's filepath.Match plus ``**``) as a regular expression over a path or its parents."""
     expression = ""

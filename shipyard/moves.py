@@ -29,6 +29,11 @@ class Move:
     host_api: bool
 
     @property
+    def name(self) -> str:
+        """The Compose project."""
+        return str(self.config["name"])
+
+    @property
     def on_host(self) -> bool:
         """Whether the API is to be a process of the host."""
         return self.selection.overlay == "host"
@@ -41,7 +46,7 @@ def fresh(move: Move) -> None:
         _settle(move)
     except BaseException as failed:
         if isinstance(failed, StackFailed):
-            failed = StackFailed(f"{failed}\n{containers.last_words(containers.every(move.docker))}")
+            failed = StackFailed(f"{failed}\n{_last_words(move)}")
         console.step("taking down what had started")
         host_api.stop(move.project)
         move.docker.compose.down(remove_orphans=True, quiet=True)
@@ -56,7 +61,9 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     where = entrance.place(move.config)
     known = entrance.instances(where) or 0
     exchange = (
-        rolling.Exchange([], []) if move.on_host else rolling.begin(move.docker, move.config, move.selection.scale)
+        rolling.Exchange([], [])
+        if move.on_host
+        else rolling.begin(move.engine, move.docker, move.config, move.selection.scale)
     )
     try:
         others = [name for name in move.config["services"] if name != SCALED]
@@ -68,7 +75,7 @@ def change(move: Move, before: Mapping[str, str]) -> None:
             entrance.wait(where, known + 1)
     except BaseException as failed:
         if isinstance(failed, StackFailed):
-            failed = StackFailed(f"{failed}\n{containers.last_words(containers.every(move.docker))}")
+            failed = StackFailed(f"{failed}\n{_last_words(move)}")
         rolling.retire(move.docker, exchange.new, force=True)
         _go_back(move, before)
         raise failed from None
@@ -102,11 +109,11 @@ def _settle(move: Move) -> None:
         entrance.wait(where, move.selection.scale)
         host_api.stop(move.project)
         return
-    left = containers.every(move.docker, SCALED)
+    left = containers.every(move.engine, move.name, SCALED)
     if move.host_api:
         host_api.start(move.project, move.project.state / "host.env")
     if host_api.process(move.project):
-        entrance.wait(where, 1 + sum(1 for each in left if each.state.running))
+        entrance.wait(where, 1 + sum(1 for each in left if each.running))
         rolling.retire(move.docker, left)
     else:
         console.step(
@@ -116,12 +123,16 @@ def _settle(move: Move) -> None:
             console.step(f"until then {SCALED} goes on in its container; `invoke host` again removes that")
 
 
+def _last_words(move: Move) -> str:
+    return containers.last_words(move.engine, containers.every(move.engine, move.name))
+
+
 def _go_back(move: Move, before: Mapping[str, str]) -> None:
     """Renew what the attempt has changed, from the configuration that was kept, and remove what it has added."""
     console.step("going back to the stack as it was")
-    now = {str(each.id): each for each in containers.every(move.docker)}
-    lost = {service for name, service in before.items() if name not in now or not now[name].state.running}
-    added = [each for each in now.values() if containers.label(each) not in before.values()]
+    now = {each.id: each for each in containers.every(move.engine, move.name)}
+    lost = {service for name, service in before.items() if name not in now or not now[name].running}
+    added = [each for each in now.values() if each.service not in before.values()]
     rolling.retire(move.docker, added, force=True)
     file = remembered.configuration(move.project)
     if lost and file.exists():

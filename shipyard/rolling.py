@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shipyard import compose, console, containers
+from shipyard.containers import Container
+from shipyard.engine import Engine, api
 from shipyard.overlays import SCALED
 
 if TYPE_CHECKING:
-    from python_on_whales import Container, DockerClient
+    from python_on_whales import DockerClient
 
 #: Seconds until a new instance must be healthy.
 WAIT = 120
-_HASH = "com.docker.compose.config-hash"
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,23 @@ class Exchange:
     old: list[Container]
 
 
-def begin(docker: DockerClient, config: Mapping[str, Any], scale: int) -> Exchange:
+def begin(engine: Engine, docker: DockerClient, config: Mapping[str, Any], scale: int) -> Exchange:
     """Start what is missing for ``scale`` instances of this configuration beside those of another one.
 
     Nothing that runs is touched. Raises StackFailed when a new one does not become healthy; then none is left.
     """
-    there = containers.every(docker, SCALED)
-    old = _outdated(docker, config, there)
+    project = str(config["name"])
+    there = containers.every(engine, project, SCALED)
+    old = _outdated(engine, docker, config, there)
     missing = scale - (len(there) - len(old))
     if not old or missing <= 0:
         return Exchange([], old)
     console.step(f"starting the new {SCALED} beside the old one")
     names = {each.id for each in there}
+
+    def begun() -> list[Container]:
+        return [each for each in containers.every(engine, project, SCALED) if each.id not in names]
+
     try:
         compose.call(
             lambda: docker.compose.up(
@@ -48,31 +54,29 @@ def begin(docker: DockerClient, config: Mapping[str, Any], scale: int) -> Exchan
                 quiet=True,
             )
         )
-        new = [each for each in containers.every(docker, SCALED) if each.id not in names]
-        containers.wait_healthy(new, WAIT)
+        new = begun()
+        containers.wait_healthy(engine, new, WAIT)
     except BaseException:
-        begun = [each for each in containers.every(docker, SCALED) if each.id not in names]
-        retire(docker, begun, force=True)
+        retire(docker, begun(), force=True)
         raise
     return Exchange(new, old)
 
 
 def retire(docker: DockerClient, found: list[Container], *, force: bool = False) -> None:
     """Stop and remove containers; each ends its open requests first, unless by force."""
-    if found and not force:
-        docker.container.stop(found)
-    if found:
-        docker.container.remove(found, force=True)
+    names = [each.id for each in found]
+    if names and not force:
+        compose.call(lambda: docker.container.stop(names))
+    if names:
+        compose.call(lambda: docker.container.remove(names, force=True))
 
 
-def _outdated(docker: DockerClient, config: Mapping[str, Any], there: list[Container]) -> list[Container]:
+def _outdated(
+    engine: Engine, docker: DockerClient, config: Mapping[str, Any], there: list[Container]
+) -> list[Container]:
     """Those that Compose would not make the same way now; a stopped one does not count either."""
     if not there:
         return []
     wanted = compose.hash_of(docker, SCALED)
-    image = docker.image.inspect(config["services"][SCALED]["image"]).id
-    return [
-        each
-        for each in there
-        if not each.state.running or each.image != image or (each.config.labels or {}).get(_HASH) != wanted
-    ]
+    image = (api.image(engine.host, config["services"][SCALED]["image"]) or {}).get("Id")
+    return [each for each in there if not each.running or each.image != image or each.made_from != wanted]

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shipyard import acl, compose, console, containers, host_api, secrets
+from shipyard import acl, compose, console, containers, dotenv, host_api, secrets
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project
 from shipyard.names import perhaps
@@ -172,20 +172,21 @@ def _finish_redis(project: Project, engine: Engine | None) -> None:
 def restart(project: Project, engine: Engine | None, service: str) -> None:
     """Stop a service's containers cleanly and start them again, if they run. Raises StackFailed."""
     if engine:
-        docker = compose.by_name(project, engine)
-        found = [each for each in containers.every(docker, service) if each.state.running]
+        found = [each for each in containers.every(engine, dotenv.project_name(project.root), service) if each.running]
         if found:
             console.step(f"restarting {service}")
-            compose.call(lambda: docker.container.restart(found))
-            containers.wait_healthy(found, WAIT)
+            docker = compose.by_name(project, engine)
+            compose.call(lambda: docker.container.restart([each.id for each in found]))
+            containers.wait_healthy(engine, found, WAIT)
 
 
 def _reload_api(project: Project, engine: Engine | None) -> None:
     """Have every instance of the API read its files again; what it does goes on. Raises StackFailed."""
     if engine:
-        docker = compose.by_name(project, engine)
-        found = [each for each in containers.every(docker, "llm-call-api") if each.state.running]
+        name = dotenv.project_name(project.root)
+        found = [each.id for each in containers.every(engine, name, "llm-call-api") if each.running]
         if found:
+            docker = compose.by_name(project, engine)
             compose.call(lambda: docker.container.kill(found, signal="HUP"))
     if number := host_api.process(project):
         os.kill(number, signal.SIGHUP)

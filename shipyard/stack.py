@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from shipyard import (
@@ -24,7 +23,7 @@ from shipyard import (
     secrets,
     secrets_check,
 )
-from shipyard.engine import lock
+from shipyard.engine import api, lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
@@ -79,9 +78,9 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
 def _start(move: moves.Move, *, renewed: bool) -> None:
     """``renewed``: Redis's users were written anew, and a Redis that runs has to read them."""
     project, selection = move.project, move.selection
-    there = containers.every(compose.by_name(project, move.engine))
-    before = {str(each.id): containers.label(each) for each in there}
-    running = any(each.state.running for each in there)
+    there = containers.every(move.engine, move.name)
+    before = {each.id: each.service for each in there}
+    running = any(each.running for each in there)
     _check_ports(move)
     _networks(move)
     if move.on_host:
@@ -101,9 +100,9 @@ def _start(move: moves.Move, *, renewed: bool) -> None:
     else:
         moves.fresh(move)
     remembered.start(project, selection)
-    found = {each["image"] for each in move.config["services"].values()}
-    remembered.keep(project, move.config, {each: move.docker.image.inspect(each).id for each in found})
-    for each in containers.services(project, move.engine):
+    found = {each["image"]: api.image(move.engine.host, each["image"]) for each in move.config["services"].values()}
+    remembered.keep(project, move.config, {name: each["Id"] for name, each in found.items() if each})
+    for each in containers.every(move.engine, move.name):
         console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
 
 
@@ -133,7 +132,7 @@ def logs(
     from python_on_whales.exceptions import DockerException
 
     docker = compose.by_name(project, engine)
-    known = sorted({containers.label(each) for each in containers.every(docker)})
+    known = sorted({each.service for each in containers.every(engine, dotenv.project_name(project.root))})
     on_host = service in ("", overlays.SCALED) and host_api.process(project)
     if on_host:
         known.append(overlays.SCALED)
@@ -163,10 +162,20 @@ def down(project: Project, engine: Engine, *, volumes: bool = False) -> None:
 
 def status(project: Project, engine: Engine) -> dict[str, Any]:
     """What ``status`` shows: phase, version, project name, and services with health, image, ports and since when (UTC)."""
-    found = containers.services(project, engine)
+    found = containers.every(engine, dotenv.project_name(project.root))
     last = remembered.started(project)
     selection = last.selection if last and found else None
-    services = [asdict(each) for each in found]
+    services = [
+        {
+            "service": each.service,
+            "state": each.state,
+            "health": each.health,
+            "image": each.reference,
+            "ports": each.ports,
+            "since": each.since,
+        }
+        for each in found
+    ]
     if number := host_api.process(project):
         services.append({"service": overlays.SCALED, "state": "running", "image": f"process {number} of the host"})
     return {
@@ -182,7 +191,7 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
 
 def _check_ports(move: moves.Move) -> None:
     """Raise PortInUse for ports that the configuration publishes, that are taken, and not by this stack itself."""
-    ours = containers.published(move.engine, dotenv.project_name(move.project.root))
+    ours = containers.published(move.engine, move.name)
     wanted = [
         ports.Published(
             name, port.get("host_ip", ""), int(port["published"]), _VARIABLES.get((name, port["target"]), "its port")

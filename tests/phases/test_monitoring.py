@@ -44,9 +44,9 @@ def up(copy: Checkout) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def monitored(copy: Checkout) -> Iterator[Checkout]:
-    copy.invoke("prod", "--monitoring", "--scale", "llm-call-api=2")
-    yield copy
+def monitored(production: Checkout) -> Iterator[Checkout]:
+    production.invoke("prod", "--monitoring", "--scale", "llm-call-api=2")
+    yield production
 
 
 def test_everything_is_seen(monitored: Checkout) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.phases import paths
 from tests.support import caller
+from tests.support.service import wait_until
 from tests.support.stack import Checkout
 
 KEPT = ("balancer", "redis", "claude-proxy", "egress")
@@ -87,9 +88,12 @@ def test_a_broken_neighbour_is_put_back(stack: Checkout) -> None:
         overlay.write_text(text)
     assert "egress" in refused.stderr
     assert stack.json("status")["overlay"] == "prod"
-    services = stack.json("status")["services"]
-    assert {each["health"] for each in services} == {"healthy"}
-    assert not [each for each in services if each["service"] == "debug-ports"]
+    assert not [each for each in stack.json("status")["services"] if each["service"] == "debug-ports"]
+
+    def well() -> bool:
+        return {each["health"] for each in stack.json("status")["services"]} == {"healthy"}
+
+    wait_until(well, "every service to be healthy", 30)
     paths.through_the_cli(stack)
 
 

@@ -24,9 +24,9 @@ USERS = {"llm-call-api": 10001, "redis": 10002, "egress": 10003, "claude-proxy":
 
 
 @pytest.fixture(scope="module")
-def prod(copy: Checkout) -> Iterator[Checkout]:
-    copy.invoke("prod")
-    yield copy
+def prod(production: Checkout) -> Iterator[Checkout]:
+    production.invoke("prod")
+    yield production
 
 
 @pytest.mark.parametrize("path", paths.EVERY)
@@ -125,7 +125,7 @@ def test_idle_services_stop_at_once(prod: Checkout) -> None:
         assert found["State"]["ExitCode"] in (0, 143), (service, found["State"])
         assert seconds < found["Config"]["StopTimeout"] / 2, service
     prod.invoke("prod")
-    paths.healthy(prod)
+    wait_until(lambda: prod.ask("GET", "/health")[1]["status"] == "ok", "every dependency")
 
 
 def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:

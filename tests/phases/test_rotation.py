@@ -14,9 +14,9 @@ from tests.support.stack import Checkout
 
 
 @pytest.fixture(scope="module")
-def prod(copy: Checkout) -> Iterator[Checkout]:
-    copy.invoke("prod")
-    yield copy
+def prod(production: Checkout) -> Iterator[Checkout]:
+    production.invoke("prod")
+    yield production
 
 
 def claude(client: caller.Client, number: int) -> tuple[int, bytes]:

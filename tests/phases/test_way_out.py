@@ -18,10 +18,10 @@ from tests.support.stack import Checkout
 
 
 @pytest.fixture(scope="module")
-def prod(copy: Checkout) -> Iterator[Checkout]:
-    copy.configure(EGRESS_HOST="llama-server", EGRESS_PORT=str(llama.PORT))
-    copy.invoke("prod")
-    yield copy
+def prod(production: Checkout) -> Iterator[Checkout]:
+    production.configure(EGRESS_HOST="llama-server", EGRESS_PORT=str(llama.PORT))
+    production.invoke("prod")
+    yield production
 
 
 def inspect(copy: Checkout, service: str) -> Any:

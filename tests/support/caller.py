@@ -88,7 +88,7 @@ def stream(client: Client, number: int) -> tuple[int, bytes]:
 
 @contextmanager
 def calling(
-    copy: Checkout, *kinds: Callable[[Client, int], tuple[int, bytes]], pause: float = 0.01
+    copy: Checkout, *kinds: Callable[[Client, int], tuple[int, bytes]], pause: float = 0.03
 ) -> Iterator[Record]:
     """Let one client of each kind call without end, each anew on a new connection and on a kept one, while the block runs."""
     record, over, numbers = Record(), threading.Event(), itertools.count()
@@ -103,7 +103,7 @@ def calling(
             else:
                 record.answers[kind.__name__] += 1
                 if status != 200:
-                    record.failed(kind.__name__, f"{status} {text[:200]!r}")
+                    record.failed(kind.__name__, f"{status} {text[:400]!r}")
         client.close()
 
     threads = [threading.Thread(target=run, args=(kind, keep)) for kind in kinds for keep in (False, True)]

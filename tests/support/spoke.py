@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def tried(place: str) -> str:
 def main(words: list[str]) -> None:
     """See above."""
     if words[0] == "--try":
-        print(json.dumps({place: tried(place) for place in words[1:]}))
+        with ThreadPoolExecutor(32) as pool:
+            print(json.dumps(dict(zip(words[1:], pool.map(tried, words[1:]), strict=True))))
         return
     url, key = entry(Path(words[0])), Path(words[1]).read_text().strip()
     status, models = ask(url, key, "/v1/models")

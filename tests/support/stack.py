@@ -19,6 +19,7 @@ import shipyard
 
 ROOT = Path(__file__).resolve().parents[2]
 DOUBLES = "tests/support/doubles.yaml"
+VERSION = "0.0.0"
 #: What a copy of the tree leaves out: state of this checkout, and what every run makes again.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv*", ".env", ".shipyard", "secrets", "dist", ".nox", "__pycache__", ".*_cache"
@@ -54,6 +55,8 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Tags of its own: what it builds, and may break on purpose, is nobody else's.
+        (root / "VERSION").write_text(VERSION + "\n")
         self.extra = [root / DOUBLES]
         self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         lines = {
