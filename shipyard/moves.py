@@ -59,7 +59,7 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     Raises StackFailed; then the old one is there as it was.
     """
     where = entrance.place(move.config)
-    known = entrance.instances(where) or 0
+    known = _revive(move, where)
     exchange = (
         rolling.Exchange([], [])
         if move.on_host
@@ -84,7 +84,24 @@ def change(move: Move, before: Mapping[str, str]) -> None:
         rolling.retire(move.docker, exchange.old)
     if not move.on_host:
         _up(move)
+    else:  # Compose would remove these only together with the API's containers
+        there = containers.every(move.engine, move.name)
+        rolling.retire(move.docker, [each for each in there if each.service not in (*move.config["services"], SCALED)])
     _settle(move)
+
+
+def _revive(move: Move, where: tuple[str, int]) -> int:
+    """How many instances the balancer has. One that runs and cannot be reached at its port is started again: the engine's own
+    forwarding of the port may have ended, and nothing else brings that back.
+    """
+    running = [each for each in containers.every(move.engine, move.name, "balancer") if each.running]
+    known = entrance.instances(where)
+    if known is None and any(f":{where[1]}->" in each.ports for each in running):
+        console.warn(f"the balancer does not answer at {where[0]}:{where[1]}; it is started again")
+        compose.call(lambda: move.docker.container.restart([each.id for each in running]))
+        containers.wait_healthy(move.engine, running, rolling.WAIT)
+        known = entrance.instances(where)
+    return known or 0
 
 
 def _up(move: Move, services: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from shipyard import (
@@ -61,22 +62,22 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
         raise ConfigError(faults)
     if "gpu" in selection.add_ons:
         gpus.check(engine)
-    made = secrets.init(project)
-    _announce(made)
+    _announce(secrets.init(project))
     for fault in secrets_check.check(project).faults:
         console.warn(str(fault))
     (project.state / "api").mkdir(parents=True, exist_ok=True)
     overlays.check(project, engine, selection)
+    if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
+        console.warn(f"SHIPYARD_COMPOSE_EXTRA adds {more}, which no policy judges")
     docker = compose.client(project, engine, selection)
     config = compose.config(docker)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
     images.build(project, engine, images.Request(references=ours))
     with lock(f"starting {selection}", project.state / "lock"):
-        _start(moves.Move(project, engine, selection, docker, config, host), renewed=secrets.USERS_CONF in made.created)
+        _start(moves.Move(project, engine, selection, docker, config, host))
 
 
-def _start(move: moves.Move, *, renewed: bool) -> None:
-    """``renewed``: Redis's users were written anew, and a Redis that runs has to read them."""
+def _start(move: moves.Move) -> None:
     project, selection = move.project, move.selection
     there = containers.every(move.engine, move.name)
     before = {each.id: each.service for each in there}
@@ -94,7 +95,7 @@ def _start(move: moves.Move, *, renewed: bool) -> None:
     if lost := sorted(set(earlier.selection.add_ons if before and earlier else ()) - set(selection.add_ons)):
         console.step(f"without {', '.join(lost)} from now on: add --{' --'.join(lost)} to keep that")
     if running:
-        if renewed and "redis" in before.values():
+        if any(each.service == "redis" and _earlier(each, project) for each in there):
             rotation.restart(project, move.engine, "redis")
         moves.change(move, before)
     else:
@@ -104,6 +105,13 @@ def _start(move: moves.Move, *, renewed: bool) -> None:
     remembered.keep(project, move.config, {name: each["Id"] for name, each in found.items() if each})
     for each in containers.every(move.engine, move.name):
         console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
+
+
+def _earlier(redis: containers.Container, project: Project) -> bool:
+    """Whether Redis started before its users were written: it reads them at its start."""
+    written = (secrets.folder(project) / secrets.USERS_CONF).stat().st_mtime
+    started = datetime.strptime(redis.since + "+0000", "%Y-%m-%d %H:%M:%S%z").timestamp()
+    return redis.running and written > started + 1  # to the second
 
 
 def follow(project: Project, engine: Engine) -> None:

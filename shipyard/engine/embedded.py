@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from contextlib import suppress
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 START = 60.0
 #: Seconds dockerd gets to stop its containers (each has 10 by default) before it is killed.
 STOP = 60.0
+#: Open files of the daemon and what it starts: what Docker's own systemd unit gives it.
+FILES = 1048576
 #: Linux allows 108 bytes for the path of a unix socket (<sys/un.h>); containerd's is the longest that we cause.
 _LONGEST = 108 - len("/run/exec/containerd/containerd-debug.sock") - 1
 
@@ -108,6 +111,9 @@ def _clear_stale() -> None:
 def _start() -> Popen[bytes]:
     argv = commands.dockerd(packages.binaries() / "dockerd", home())
     path = f"{packages.binaries()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # Whoever called us may have few; its forwarder of a published port needs two or more for each connection.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
     return detach(argv, log(), env={**os.environ, "PATH": path}, cwd=Path("/"))
 
 

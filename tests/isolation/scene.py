@@ -119,7 +119,7 @@ def _addresses(stack: Attacked, inner: dict[str, Any]) -> dict[str, str]:
         "edge_gateway": inner["llm-call-network"]["IPAM"]["Config"][0]["Gateway"],
         "outbound_gateway": inner["outbound"]["IPAM"]["Config"][0]["Gateway"],
         **{f"{name}_{each}": found[each]["IPAddress"] for name, found in of.items() for each in found},
-        "entrance": of[ENTRANCE]["llm-call-network"]["IPAddress"],
+        "entrance": of["balancer"]["llm-call-network"]["IPAddress"],
         "link_local": _link_local(_bridge(inner)),
         "link": "eth0",
         "proxy": "egress",

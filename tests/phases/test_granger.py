@@ -46,12 +46,25 @@ def peers(granger: Checkout, network: str, tmp_path_factory: pytest.TempPathFact
     for path in folder.iterdir():
         path.chmod(0o444)
     image = "llm-call-api:" + (granger.root / "VERSION").read_text().strip()
+    # Whoever has the engine may give a peer any name: those of what is behind the entrance are no use to it.
+    names = ("api-instance", f"api-instance.{granger.project}_llm-call-network", "balancer")
+    aliases = [f"--network-alias={name}" for name in names]
     mounts = [f"--volume={folder}:/peer:ro", f"--volume={Path(spoke.__file__)}:/spoke.py:ro"]
     sleep = ["python3", "-c", "import signal; signal.pause()"]
     found = {}
     try:
         for name in PEERS:
-            words = ["run", "--detach", "--init", "--no-healthcheck", f"--network={network}", *mounts, image, *sleep]
+            words = [
+                "run",
+                "--detach",
+                "--init",
+                "--no-healthcheck",
+                f"--network={network}",
+                *aliases,
+                *mounts,
+                image,
+                *sleep,
+            ]
             found[name] = granger.docker(*words).strip()
         yield found
     finally:

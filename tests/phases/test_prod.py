@@ -140,6 +140,7 @@ def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
         "volume", "ls", "--format", "{{.Name}}", "--filter", f"label=com.docker.compose.project={prod.project}"
     )
     assert {name.removeprefix(f"{prod.project}_") for name in volumes.split()} == {
+        "entrance",
         "llm-call-cache",
         "redis-data",
         "claude-workspace",
