@@ -49,7 +49,7 @@ def password(user: str, text: str) -> str:
     except ValueError:
         return ""
     value = found.get(EXPORTER_ADDRESS) if isinstance(found, dict) else None
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and value.isprintable() else ""
 
 
 def users_conf(digests: Mapping[str, Sequence[str]]) -> str:

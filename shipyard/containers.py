@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +23,8 @@ _LABEL = "com.docker.compose"
 @dataclass(frozen=True)
 class Container:
     """One container: ``image`` is the id of its image, ``reference`` the name it was asked for by, ``made_from`` Compose's hash
-    of its configuration, ``ports`` the published ones, ``since`` when it started (UTC).
+    of its configuration, ``ports`` the published ones, ``since`` when it started (UTC), ``process`` its first one's number,
+    ``binds`` places of the host with those where they are mounted.
     """
 
     id: str
@@ -34,6 +37,13 @@ class Container:
     restarts: int
     ports: str
     since: str
+    process: int = 0
+    binds: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def well(self) -> bool:
+        """Whether it runs and nothing is known to be wrong with it; a crash loop is no running."""
+        return self.running and self.health != "unhealthy"
 
     @property
     def running(self) -> bool:
@@ -72,7 +82,22 @@ def look(engine: Engine, name: str) -> Container | None:
         restarts=found.get("RestartCount", 0),
         ports=" ".join(dict.fromkeys(bindings)),
         since=state.get("StartedAt", "")[:19].replace("T", " "),
+        process=state.get("Pid", 0),
+        binds=tuple((each["Source"], each["Destination"]) for each in found["Mounts"] if each["Type"] == "bind"),
     )
+
+
+def stale(container: Container) -> bool:
+    """Whether a folder that it has mounted was replaced on the host since: it goes on with the one that is gone.
+
+    Only root on the engine's own machine can see that; for others nothing is stale.
+    """
+    for source, target in container.binds if container.running else ():
+        inside, outside = Path(f"/proc/{container.process}/root{target}"), Path(source)
+        with suppress(OSError):
+            if inside.is_dir() and not (outside.exists() and outside.samefile(inside)):
+                return True
+    return False
 
 
 def wait_healthy(engine: Engine, containers: Iterable[Container], seconds: float) -> None:

@@ -6,8 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from shipyard.errors import ConfigError
 from shipyard.machine import replace
-from shipyard.models import Project
+from shipyard.models import Fault, Project
 
 _HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
 
@@ -20,12 +21,15 @@ def project_name(root: Path) -> str:
 def write(project: Project) -> dict[str, str]:
     """Bring ``.env`` up to date and return everything it says."""
     path = project.root / ".env"
-    lines = path.read_text().splitlines() if path.exists() else _HEADER.splitlines()
+    try:
+        lines = path.read_text().splitlines() if path.exists() else _HEADER.splitlines()
+    except UnicodeDecodeError as problem:
+        raise ConfigError([Fault(".env", f"is not text in UTF-8 ({problem.reason})", "save it as that")]) from problem
     current = parse("\n".join(lines))
     known = {"COMPOSE_PROJECT_NAME": project_name(project.root), "LLM_CALL_VERSION": project.version}
     missing = {key: value for key, value in known.items() if current.get(key) != value}
     if missing or not path.exists():
-        kept = [line for line in lines if line.partition("=")[0].strip() not in missing]
+        kept = [line for line in lines if _name(line) not in missing]
         added = [f"{key}={value}" for key, value in missing.items()]
         top = 1 if kept and kept[0].startswith("#") else 0
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
@@ -40,4 +44,8 @@ def write(project: Project) -> dict[str, str]:
 def parse(text: str) -> dict[str, str]:
     """``KEY=value`` lines; comments and blank lines say nothing. Enough for what is read back here: compose reads it itself."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+    return {_name(key): value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def _name(line: str) -> str:
+    return line.partition("=")[0].strip().removeprefix("export ").strip()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WAIT = 30.0
 #: Seconds that its open requests get at the end: ten minutes of drain and a little more, as in compose.yaml.
 STOP = 610.0
+#: Seconds without an answer after which it hangs and is ended at once.
+SILENCE = 20.0
 #: Lines of .env that begin so count for the API on the host alone: HOST_UPSTREAM_OPENAI_BASE_URL.
 PREFIX = "HOST_"
 #: `struct ucred` of <sys/socket.h>: process, user, group.
@@ -87,10 +89,16 @@ def process(project: Project) -> int | None:
 
 def accepts(project: Project) -> bool:
     """Whether it takes requests: the socket is there earlier."""
+    return _answers(project) == "accepting"
+
+
+def _answers(project: Project) -> str:
+    """What it says of itself; nothing when it does not answer."""
     try:
-        return api.get(f"unix://{place(project)}", "/health/accepting", 2) is not None
+        found = api.get(f"unix://{place(project)}", "/health/accepting", 2) or {"status": "draining"}
     except EngineFailed:
-        return False
+        return ""
+    return str(found.get("status"))
 
 
 def start(project: Project, env: Path) -> None:
@@ -123,11 +131,13 @@ def stop(project: Project) -> None:
     if ours:
         console.step(f"stopping {SCALED} on the host (process {ours}); it ends its open requests first")
         _order(ours, signal.SIGTERM)
-        deadline = time.monotonic() + STOP
+        deadline, heard = time.monotonic() + STOP, time.monotonic()
         while _ours(project):
-            if time.monotonic() > deadline:
+            if _answers(project):
+                heard = time.monotonic()
+            if time.monotonic() > min(deadline, heard + SILENCE):
                 _order(ours, signal.SIGKILL)
-            time.sleep(0.05)
+            time.sleep(0.1)
     _pid_file(project).unlink(missing_ok=True)
     if number and number != ours:
         place(project).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shipyard import compose, console, containers, entrance, host_api, remembered, rolling
+from shipyard.engine import api
 from shipyard.errors import StackFailed
 from shipyard.models import Project, Selection
 from shipyard.overlays import SCALED
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
     from shipyard.engine import Engine
+
+
+BALANCER = "balancer"
+#: Seconds that streams get when the balancer itself is exchanged: as long as they last, nobody else is let in.
+HASTE = 10
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def fresh(move: Move) -> None:
     try:
         _up(move)
         _settle(move)
+        remember(move)
     except BaseException as failed:
         if isinstance(failed, StackFailed):
             failed = StackFailed(f"{failed}\n{_last_words(move)}")
@@ -56,33 +63,39 @@ def fresh(move: Move) -> None:
 def change(move: Move, before: Mapping[str, str]) -> None:
     """Turn the stack that runs into the one asked for; ``before`` maps ids of its containers to services.
 
-    Raises StackFailed; then the old one is there as it was.
+    Raises StackFailed; then the old one is there as it was. From the moment that the new one serves, it is the one.
     """
     where = entrance.place(move.config)
     known = _revive(move, where)
-    exchange = (
-        rolling.Exchange([], [])
-        if move.on_host
-        else rolling.begin(move.engine, move.docker, move.config, move.selection.scale)
-    )
+    exchange, begun = rolling.Exchange([], []), False
     try:
-        others = [name for name in move.config["services"] if name != SCALED]
-        _up(move, others)
-        if exchange.new:
-            entrance.wait(where, known + len(exchange.new))
-        elif move.on_host and move.host_api and not host_api.process(move.project):
+        if not move.on_host:
+            exchange = rolling.begin(move.engine, move.docker, move.config, move.selection.scale)
+        _up(move, [name for name in move.config["services"] if name not in (SCALED, BALANCER)])
+        _refresh(move)
+        if move.on_host and move.host_api and not host_api.process(move.project):
+            begun = True
             host_api.start(move.project, move.project.state / "host.env")
-            entrance.wait(where, known + 1)
+        entrance.wait(where, known + len(exchange.new) + begun)
+        _exchange_balancer(move, where, len(exchange.new) + begun)
     except BaseException as failed:
         if isinstance(failed, StackFailed):
             failed = StackFailed(f"{failed}\n{_last_words(move)}")
-        rolling.retire(move.docker, exchange.new, force=True)
-        _go_back(move, before)
+        try:
+            rolling.retire(move.docker, exchange.new, force=True)
+            if begun:
+                host_api.stop(move.project)
+            _go_back(move, before)
+        except StackFailed as worse:
+            msg = f"{failed}\nand going back failed, too: {worse}"
+            raise StackFailed(msg) from failed
         raise failed from None
+    remember(move)
     if exchange.old:
         console.step(f"the old {SCALED} ends its open requests, at most ten minutes")
         rolling.retire(move.docker, exchange.old)
     if not move.on_host:
+        host_api.stop(move.project)  # before the ports go by which it reaches redis and claude-proxy
         _up(move)
     else:  # Compose would remove these only together with the API's containers
         there = containers.every(move.engine, move.name)
@@ -90,11 +103,42 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     _settle(move)
 
 
+def remember(move: Move) -> None:
+    """This is what runs from now on, and what a later move goes back to."""
+    remembered.start(move.project, move.selection)
+    found = {each["image"]: api.image(move.engine.host, each["image"]) for each in move.config["services"].values()}
+    remembered.keep(move.project, move.config, {name: each["Id"] for name, each in found.items() if each})
+
+
+def _refresh(move: Move) -> None:
+    """Start services again that have a folder mounted which was replaced, such as secrets that were made anew."""
+    there = containers.every(move.engine, move.name)
+    stale = [each for each in there if each.service not in (SCALED, BALANCER) and containers.stale(each)]
+    if stale:
+        console.step(f"restarting {', '.join(each.service for each in stale)}: what is mounted there was replaced")
+        compose.call(lambda: move.docker.container.restart([each.id for each in stale]))
+        containers.wait_healthy(move.engine, stale, rolling.WAIT)
+
+
+def _exchange_balancer(move: Move, where: tuple[str, int], count: int) -> None:
+    """The one container that cannot be exchanged beside the old one, for both want the port; last, and only where it differs."""
+    there = containers.every(move.engine, move.name, BALANCER)
+    old = rolling.outdated(move.engine, move.docker, move.config, there)
+    if old:
+        console.step(f"the balancer is another one: open streams get {HASTE} s, new requests wait for about two")
+        compose.call(lambda: move.docker.container.stop([each.id for each in old], time=HASTE))
+        if any(containers.stale(each) for each in there):
+            rolling.retire(move.docker, old, force=True)
+    if old or not there:
+        _up(move, [BALANCER])
+        entrance.wait(where, count)
+
+
 def _revive(move: Move, where: tuple[str, int]) -> int:
     """How many instances the balancer has. One that runs and cannot be reached at its port is started again: the engine's own
     forwarding of the port may have ended, and nothing else brings that back.
     """
-    running = [each for each in containers.every(move.engine, move.name, "balancer") if each.running]
+    running = [each for each in containers.every(move.engine, move.name, BALANCER) if each.running]
     known = entrance.instances(where)
     if known is None and any(f":{where[1]}->" in each.ports for each in running):
         console.warn(f"the balancer does not answer at {where[0]}:{where[1]}; it is started again")
@@ -130,7 +174,7 @@ def _settle(move: Move) -> None:
     if move.host_api:
         host_api.start(move.project, move.project.state / "host.env")
     if host_api.process(move.project):
-        entrance.wait(where, 1 + sum(1 for each in left if each.running))
+        entrance.wait(where, 1 + sum(1 for each in left if each.well))
         rolling.retire(move.docker, left)
     else:
         console.step(

@@ -71,14 +71,14 @@ def check(project: Project, engine: Engine, selection: Selection) -> None:
     """Raise ConfigError with everything that must not be in production; other overlays are free."""
     if selection.overlay != "prod":
         return
-    found = policy.faults(effective(project, engine, replace(selection, scale=1)))
+    found = policy.faults(effective(project, engine, replace(selection, scale=1)), project.root)
     if found:
         raise ConfigError(found)
 
 
 def unreadable(project: Project) -> list[Fault]:
     """Files that containers read as another user than the checkout's owner, and that are closed to others."""
-    names = ("config", "config/models.toml", "src")
+    names = ("config", "config/models.toml", "config/mcp.toml", "config/monitoring", "src")
     hint = "the services run as a user of their own; chmod -R go+rX config src"
     closed = [name for name in names if not (project.root / name).stat().st_mode & 0o004]
     return [Fault(name, "is not readable by others", hint) for name in closed]

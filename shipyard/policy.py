@@ -1,57 +1,46 @@
-"""What must not be in production: pure rules over Compose's effective configuration, as ``docker compose config`` gives it."""
+"""What must not be in production: rules over Compose's effective configuration, as ``docker compose config`` gives it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
+from pathlib import Path
 from typing import Any
 
+from shipyard import policy_mounts
+from shipyard import policy_rules as rules
 from shipyard.models import Fault
 
-#: The only service whose port a production stack publishes: the entrance of the API.
-PUBLISHED = "balancer"
-#: What a person looks at in a browser may be published besides, on this machine's own address.
-LOCAL = "prometheus"
-#: Networks that have neither a way out nor one to the host, and who may be on them.
-CLOSED = {
-    "agent": ("llm-call-api", "claude-proxy", "egress"),
-    "data": ("llm-call-api", "redis", "redis-exporter", "prometheus"),
-}
-#: The external network of other projects, and the one service that may be on it.
-SHARED, JOINS = "granger-network", "granger"
 #: A variable of such a name holds a secret, unless it names the file of one.
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
 #: Values that such a variable may have: none, a file's path, and the word that says where the credential is.
 HARMLESS = re.compile(r"(/.*)?|egress")
-_LIMITS = {
-    "mem_limit": "memory has no limit",
-    "memswap_limit": "swap has no limit",
-    "cpus": "processors have no limit",
-    "pids_limit": "processes have no limit",
-}
-_HARDENED: Mapping[str, tuple[Any, str]] = {
-    "read_only": (True, "the root file system is writable"),
-    "init": (True, "nothing reaps orphans"),
-    "cap_drop": (["ALL"], "capabilities are not dropped"),
-}
-_HOST = ("network_mode", "pid", "userns_mode", "uts")
 
 
-def faults(config: Mapping[str, Any]) -> list[Fault]:
-    """Everything that must not be in production, by service and key."""
+def faults(config: Mapping[str, Any], root: Path | None = None) -> list[Fault]:
+    """Everything that must not be in production, by service and key.
+
+    ``root`` is the checkout: what is mounted has to lie in it, which is not asked without it.
+    """
+    services = config.get("services", {})
     found = [
-        Fault(f"services.{name}.{key}", problem, hint)
-        for name, service in sorted(config.get("services", {}).items())
-        for key, problem, hint in _service(name, service)
+        Fault(f"services.{name}{'.' * bool(key)}{key}", problem, hint)
+        for name, service in sorted(services.items())
+        for key, problem, hint in _service(name, service, root)
     ]
-    for name in CLOSED:
-        network = config.get("networks", {}).get(name, {})
-        if not network.get("internal"):
-            found.append(Fault(f"networks.{name}.internal", "the network has a way out", "internal: true"))
-        if network.get("driver_opts", {}).get("com.docker.network.bridge.gateway_mode_ipv4") != "isolated":
-            hint = "driver_opts: com.docker.network.bridge.gateway_mode_ipv4: isolated"
-            found.append(Fault(f"networks.{name}.driver_opts", "the host is reachable at the gateway address", hint))
-    return found + list(_membership(config.get("services", {})))
+    found += [*_networks(config.get("networks") or {}), *_membership(services, config.get("networks") or {})]
+    for name, volume in sorted((config.get("volumes") or {}).items()):
+        if (volume or {}).get("driver_opts") or (volume or {}).get("driver", "local") != "local":
+            found.append(Fault(f"volumes.{name}", "may be any folder of the host or another machine", "leave it empty"))
+    known = {fault.place for fault in found}
+    for place, text in flat(config).items():
+        if rules.KEY.search(text) and place not in known:
+            found.append(
+                Fault(place, "looks like a key of a provider", "mount a file below secrets/ and replace the key")
+            )
+    return found
 
 
 def flat(value: Any, place: str = "") -> dict[str, str]:
@@ -76,52 +65,113 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _service(name: str, service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    if any(_open(name, port) for port in service.get("ports") or ()):
-        yield "ports", "an internal port is published", f"leave ports to {PUBLISHED}"
-    for key, (wanted, problem) in _HARDENED.items():
+def _service(name: str, service: Mapping[str, Any], root: Path | None) -> Iterator[tuple[str, str, str]]:
+    if name not in rules.NETWORKS:
+        yield "", "not a service of production", f"{', '.join(rules.NETWORKS)} are"
+    yield from _ports(name, service.get("ports") or ())
+    for key, (wanted, problem) in rules.EXACT.items():
         if service.get(key) != wanted:
             yield key, problem, f"{key}: {str(wanted).lower() if isinstance(wanted, bool) else wanted}"
-    for key, problem in _LIMITS.items():
-        if not service.get(key):
-            yield key, problem, "give it one"
-    if not any(str(each).startswith("no-new-privileges") for each in service.get("security_opt", ())):
-        yield "security_opt", "a setuid program could gain privileges", "no-new-privileges:true"
-    if service.get("privileged"):
-        yield "privileged", "the container is the host", "leave it out"
-    for key in _HOST:
-        if str(service.get(key, "")) == "host":
-            yield key, "shares the host's namespace", "leave it out"
-    if not (service.get("logging", {}).get("options") or {}).get("max-size"):
-        yield "logging", "logs grow without bound", "options: max-size, max-file"
+    for key, problem in rules.FORBIDDEN.items():
+        if service.get(key):
+            yield key, problem, "leave it out"
+    if _reserved(service) and name != rules.ACCELERATED:
+        yield "deploy.resources.reservations.devices", "reaches devices of the host", f"only {rules.ACCELERATED} may"
+    yield from _bounds(service)
     if service.get("restart", "no") == "no":
         yield "restart", "it stays down after a crash", "restart: always"
-    for limit in ("core", "nofile"):
-        if limit not in (service.get("ulimits") or {}):
-            yield f"ulimits.{limit}", "has no limit", "core: 0, nofile: {soft: 16384, hard: 16384}"
     for place in service.get("tmpfs") or ():
         if "size=" not in str(place) or "noexec" not in str(place):
             yield "tmpfs", f"{place} has no size or can be executed from", "/tmp:rw,noexec,nosuid,nodev,size=64m"
     yield from _image(str(service.get("image", "")))
-    yield from _environment(service.get("environment") or {})
-    yield from _volumes(service.get("volumes") or ())
+    yield from _environment(name, service.get("environment") or {})
+    for volume in service.get("volumes") or ():
+        yield from policy_mounts.faults(name, volume, root)
     command = [str(word) for word in service.get("command") or ()]
     if "--reload" in command:
         yield "command", "hot reload is on", "leave --reload out"
 
 
-def _open(name: str, port: Mapping[str, Any]) -> bool:
-    """Whether a published port is one that production must not have."""
-    return name != PUBLISHED and not (name == LOCAL and port.get("host_ip") in ("127.0.0.1", "::1"))
+def _ports(name: str, ports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    ports = list(ports)
+    if name == rules.PUBLISHED:
+        if len(ports) > 1 or any(str(port.get("target")) != str(rules.ENTRANCE) for port in ports):
+            yield "ports", "more than the entrance is published", f"one port, to {rules.ENTRANCE}"
+    elif name == rules.LOCAL:
+        if any(port.get("host_ip") not in rules.LOOPBACK for port in ports):
+            yield "ports", "a page for this machine is published to others", f'"{rules.LOOPBACK[0]}:PORT:PORT"'
+    elif ports:
+        yield "ports", "an internal port is published", f"leave ports to {rules.PUBLISHED}"
 
 
-def _membership(services: Mapping[str, Any]) -> Iterator[Fault]:
-    """Services on networks where they must not be."""
-    for network, members in {**CLOSED, SHARED: (JOINS,)}.items():
-        for name, service in sorted(services.items()):
-            if network in (service.get("networks") or {}) and name not in members:
-                hint = f"{', '.join(members)} may be"
-                yield Fault(f"services.{name}.networks", f"must not be on {network}", hint)
+def _reserved(service: Mapping[str, Any]) -> Any:
+    """Devices that ``deploy`` asks for."""
+    found: Any = service
+    for key in ("deploy", "resources", "reservations", "devices"):
+        found = (found or {}).get(key)
+    return found
+
+
+def _bounds(service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Limits that are missing or stand for none."""
+    for key, problem in rules.LIMITS.items():
+        if not 0 < _number(service.get(key)) < inf:
+            yield key, problem, "give it one above zero"
+    ulimits = service.get("ulimits") or {}
+    for limit in ("core", "nofile"):
+        # Compose writes a limit of 0 as {}.
+        if limit not in ulimits or any(_number(each or 0) < 0 for each in flat(ulimits[limit] or 0).values()):
+            yield f"ulimits.{limit}", "has no limit", "core: 0, nofile: {soft: 16384, hard: 16384}"
+    logging = service.get("logging") or {}
+    options = logging.get("options") or {}
+    bounded = all(pattern.fullmatch(str(options.get(name, ""))) for name, pattern in rules.LOGGING.items())
+    if logging.get("driver") != "json-file" or not bounded:
+        yield "logging", "logs grow without bound or leave this machine", "driver: json-file; max-size, max-file"
+
+
+def _number(value: Any) -> float:
+    """A limit as a number; what is none counts as no limit."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return -1
+
+
+def _networks(networks: Mapping[str, Any]) -> Iterator[Fault]:
+    """Networks that are not what their names say."""
+    real = _real(networks)
+    count = Counter(real.values())
+    for name in sorted(networks):
+        place, network = f"networks.{name}", networks[name] or {}
+        if count[real[name]] > 1:
+            yield Fault(f"{place}.name", f'two networks are called "{real[name]}"', "give each a name of its own")
+        if real[name] in rules.ENGINES:
+            yield Fault(f"{place}.name", f'"{real[name]}" is a network of the engine itself', "leave name out")
+        if network.get("external") and name != rules.SHARED:
+            yield Fault(f"{place}.external", "others made it and may be on it", f"only {rules.SHARED} may be")
+    for name in rules.CLOSED:
+        network = networks.get(name) or {}
+        if not network.get("internal"):
+            yield Fault(f"networks.{name}.internal", "the network has a way out", "internal: true")
+        if (network.get("driver_opts") or {}).get("com.docker.network.bridge.gateway_mode_ipv4") != "isolated":
+            hint = "driver_opts: com.docker.network.bridge.gateway_mode_ipv4: isolated"
+            yield Fault(f"networks.{name}.driver_opts", "the host is reachable at the gateway address", hint)
+
+
+def _real(networks: Mapping[str, Any]) -> dict[str, str]:
+    """What the engine calls each network."""
+    return {key: str((network or {}).get("name") or key) for key, network in networks.items()}
+
+
+def _membership(services: Mapping[str, Any], networks: Mapping[str, Any]) -> Iterator[Fault]:
+    """Services on networks where they must not be, under whichever key."""
+    real = _real(networks)
+    for name, service in sorted(services.items()):
+        joined = set(service.get("networks") or {})
+        joined |= {key for key in real if real[key] in {real.get(each, each) for each in joined}}
+        allowed = rules.NETWORKS.get(name, ())
+        if wrong := sorted(joined - set(allowed)) if allowed else []:
+            yield Fault(f"services.{name}.networks", f"must not be on {', '.join(wrong)}", f"only {', '.join(allowed)}")
 
 
 def _image(image: str) -> Iterator[tuple[str, str, str]]:
@@ -132,7 +182,7 @@ def _image(image: str) -> Iterator[tuple[str, str, str]]:
         yield "image", f'"{image}" is no production image', "use the one without a suffix"
 
 
-def _environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _environment(service: str, environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, value in sorted(environment.items()):
         text = "" if value is None else str(value)
         if SECRET.search(name) and not HARMLESS.fullmatch(text):
@@ -141,14 +191,6 @@ def _environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str
         yield "environment.LOG_LEVEL", "debug logs are on", "leave it out"
     if environment.get("DEBUGGER_PORT"):
         yield "environment.DEBUGGER_PORT", "a debugger may attach", "leave it out"
-
-
-def _volumes(volumes: Any) -> Iterator[tuple[str, str, str]]:
-    for volume in volumes:
-        source, target = str(volume.get("source", "")), str(volume.get("target", ""))
-        if source.endswith("docker.sock"):
-            yield "volumes", "the engine's socket is the host's root", "leave it out"
-        elif volume.get("type") == "bind" and not volume.get("read_only"):
-            yield "volumes", f"{target} is writable on the host", "read_only: true, or a named volume"
-        elif target.startswith("/app/src"):
-            yield "volumes", "the source is mounted over the image's", "leave it out"
+    for name, wanted in rules.SWITCHES.get(service, {}).items():
+        if environment.get(name) != wanted:
+            yield f"environment.{name}", "a protection may be off", f"{name}: {wanted}"

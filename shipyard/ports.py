@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,6 +24,10 @@ class Published:
 
 def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
     """Raise PortInUse naming every taken port and its owner. ``owners`` maps ports to the containers that publish them."""
+    wanted = list(wanted)
+    if strange := sorted({each.address for each in wanted if _foreign(each.address)}):
+        msg = f"{', '.join(strange)}: no address of this machine; set LLM_CALL_API_ADDRESS in .env to one, such as 127.0.0.1"
+        raise PortInUse(msg)
     taken = [each for each in wanted if not _free(each.address, each.port)]
     if taken:
         lines = [
@@ -31,6 +36,16 @@ def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
             for each in taken
         ]
         raise PortInUse("\n".join(lines))
+
+
+def _foreign(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address or "0.0.0.0", 0))
+        except OSError as problem:
+            return problem.errno == errno.EADDRNOTAVAIL
+    return False
 
 
 def _free(address: str, port: int) -> bool:

@@ -54,11 +54,15 @@ def configuration(project: Project) -> Path:
 
 def keep(project: Project, config: Mapping[str, Any], images: Mapping[str, str]) -> None:
     """Keep a configuration; ``images`` maps its references to image ids, so that a moved tag does not change it."""
-    services = {
-        name: {**service, "image": images.get(service.get("image", ""), service.get("image", ""))}
-        for name, service in config.get("services", {}).items()
-    }
+    services = {name: _readable(service, images) for name, service in config.get("services", {}).items()}
     replace(configuration(project), json.dumps({**config, "services": services}), 0o600)
+
+
+def _readable(service: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
+    """A service as Compose can read it again: it writes a limit of 0 as an empty table, which it does not accept itself."""
+    limits = {name: limit or 0 for name, limit in (service.get("ulimits") or {}).items()}
+    image = str(service.get("image", ""))
+    return {**service, "image": images.get(image, image), **({"ulimits": limits} if limits else {})}
 
 
 def _file(project: Project) -> Path:

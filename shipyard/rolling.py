@@ -33,11 +33,11 @@ def begin(engine: Engine, docker: DockerClient, config: Mapping[str, Any], scale
     """
     project = str(config["name"])
     there = containers.every(engine, project, SCALED)
-    old = _outdated(engine, docker, config, there)
+    old = outdated(engine, docker, config, there)
     missing = scale - (len(there) - len(old))
-    if not old or missing <= 0:
+    if missing <= 0:
         return Exchange([], old)
-    console.step(f"starting the new {SCALED} beside the old one")
+    console.step(f"starting the new {SCALED} beside the old one" if old else f"starting {SCALED} in a container")
     names = {each.id for each in there}
 
     def begun() -> list[Container]:
@@ -71,12 +71,17 @@ def retire(docker: DockerClient, found: list[Container], *, force: bool = False)
         compose.call(lambda: docker.container.remove(names, force=True))
 
 
-def _outdated(
+def outdated(
     engine: Engine, docker: DockerClient, config: Mapping[str, Any], there: list[Container]
 ) -> list[Container]:
-    """Those that Compose would not make the same way now; a stopped one does not count either."""
+    """Those of one service that Compose would not make the same way now, that are not well, or whose folders were replaced."""
     if not there:
         return []
-    wanted = compose.hash_of(docker, SCALED)
-    image = (api.image(engine.host, config["services"][SCALED]["image"]) or {}).get("Id")
-    return [each for each in there if not each.running or each.image != image or each.made_from != wanted]
+    service = there[0].service
+    wanted = compose.hash_of(docker, service)
+    image = (api.image(engine.host, config["services"][service]["image"]) or {}).get("Id")
+    return [
+        each
+        for each in there
+        if not each.well or each.image != image or each.made_from != wanted or containers.stale(each)
+    ]

@@ -17,7 +17,7 @@ from shipyard import acl, compose, console, containers, dotenv, host_api, secret
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project
 from shipyard.names import perhaps
-from shipyard.secrets import CLAUDE_PROXY, CLIENT, OLD, PASSWORDS, USERS_CONF, Pair
+from shipyard.secrets import CLAUDE_PROXY, CLIENT, MARK, OLD, PASSWORDS, USERS_CONF, Pair
 
 if TYPE_CHECKING:
     from shipyard.engine import Engine
@@ -73,16 +73,21 @@ def finish(project: Project, engine: Engine | None, kind: str) -> None:
 
 
 def state(project: Project, kind: str) -> State:
-    """How far a rotation has come. Raises ConfigError when a key is not among its digests."""
+    """How far a rotation has come.
+
+    Raises ConfigError when a key is not among its digests, its old name is a client's own, or a file is not text.
+    """
     place = secrets.folder(project)
     try:
         if kind == "redis":
-            known = acl.digests((place / USERS_CONF).read_text())
-            used = {user: acl.password(user, (place / name).read_text()) for user, name in PASSWORDS.items()}
+            known = acl.digests(secrets.read(place, USERS_CONF))
+            used = {user: acl.password(user, secrets.read(place, name)) for user, name in PASSWORDS.items()}
         else:
             pair = PAIRS[kind]
-            known = {kind: digests(pair.name, (place / pair.digests).read_text())}
-            used = {kind: (place / pair.plain).read_text().strip()}
+            text = secrets.read(place, pair.digests)
+            _nobodys(pair, text)
+            known = {kind: digests(pair.name, text)}
+            used = {kind: secrets.read(place, pair.plain).strip()}
     except OSError as problem:
         raise ConfigError([Fault(str(problem.filename), str(problem.strerror), "`invoke secrets.check`")]) from problem
     places = {
@@ -108,7 +113,8 @@ def added(name: str, text: str, digest: str) -> str:
         if owner == name:
             before = old[0] if old else current  # an interrupted rotation: its new key was never used
             new = re.sub(current, digest, line, flags=re.IGNORECASE)
-            lines += [new, re.sub(current, before, line.replace(name, name + OLD, 1), flags=re.IGNORECASE)]
+            earlier = re.sub(current, before, line.replace(name, name + OLD, 1), flags=re.IGNORECASE)
+            lines += [new, f"{earlier.rstrip()} {MARK}"]
         elif owner != name + OLD:
             lines.append(line)
     return "\n".join(lines) + "\n"
@@ -126,9 +132,18 @@ def _known(kind: str) -> None:
         raise UnknownName(msg)
 
 
+def _nobodys(pair: Pair, text: str) -> None:
+    """Refuse where the name of the old key is a client's own: it would end with the rotation."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if secrets.borrowed(pair.name, line):
+            problem = f'the name "{pair.name}{OLD}" is kept for a rotation, and none has put it there'
+            hint = "give that client another name, or remove the line"
+            raise ConfigError([Fault(f"secrets/{pair.digests}:{number}", problem, hint)])
+
+
 def _begin_pair(project: Project, engine: Engine | None, kind: str, pair: Pair) -> str | None:
     place, key = secrets.folder(project), secrets.new_key()
-    secrets.put(place, pair.digests, added(pair.name, (place / pair.digests).read_text(), acl.digest(key)))
+    secrets.put(place, pair.digests, added(pair.name, secrets.read(place, pair.digests), acl.digest(key)))
     time.sleep(NOTICED)
     secrets.put(place, pair.plain, key + "\n")
     if pair == CLIENT:
@@ -144,14 +159,14 @@ def _finish_pair(project: Project, engine: Engine | None, kind: str, pair: Pair)
     if pair == CLAUDE_PROXY:
         _reload_api(project, engine)  # if one of them missed it, it would be locked out now
         time.sleep(NOTICED)
-    secrets.put(place, pair.digests, without_old(pair.name, (place / pair.digests).read_text()))
+    secrets.put(place, pair.digests, without_old(pair.name, secrets.read(place, pair.digests)))
     console.step(f"the old key of {kind} works no more, {NOTICED:g} s from now at the latest")
 
 
 def _begin_redis(project: Project, engine: Engine | None) -> None:
     place = secrets.folder(project)
     new = {user: secrets.new_password() for user in PASSWORDS}
-    used = {user: acl.password(user, (place / name).read_text()) for user, name in PASSWORDS.items()}
+    used = {user: acl.password(user, secrets.read(place, name)) for user, name in PASSWORDS.items()}
     both = {user: (acl.digest(new[user]), acl.digest(used[user])) for user in PASSWORDS}
     secrets.put(place, USERS_CONF, acl.users_conf(both))
     restart(project, engine, "redis")
@@ -163,7 +178,7 @@ def _begin_redis(project: Project, engine: Engine | None) -> None:
 
 def _finish_redis(project: Project, engine: Engine | None) -> None:
     place = secrets.folder(project)
-    known = acl.digests((place / USERS_CONF).read_text())
+    known = acl.digests(secrets.read(place, USERS_CONF))
     secrets.put(place, USERS_CONF, acl.users_conf({user: each[:1] for user, each in known.items()}))
     restart(project, engine, "redis")
     console.step("the old passwords of redis work no more")

@@ -8,12 +8,14 @@ kept once, for the owner's eyes only, in ``secrets/client_key``, which no contai
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipyard import acl
+from shipyard import acl, console
 from shipyard.engine import lock
 from shipyard.errors import ConfigError
 from shipyard.machine import replace
@@ -32,8 +34,8 @@ PROVIDED = {
 #: Where each user of Redis has its password, and where their digests are.
 PASSWORDS = {acl.API: "api/redis_password", acl.EXPORTER: "redis-exporter/redis_passwords.json"}
 USERS_CONF = "redis/users.conf"
-#: Ends the name of a key that a rotation is about to end (shipyard/rotation.py).
-OLD = "-old"
+#: Ends the name of a key that a rotation is about to end (shipyard/rotation.py), and the comment that ends its line.
+OLD, MARK = "-old", "# the earlier key: `invoke secrets.rotate ... --finish` ends it"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Pair:
     name: str
 
 
+#: What is wrong with bytes that are not UTF-8, and with a service's folder that is none; and what to try.
+NOT_TEXT = ("is not text", "write it anew, in UTF-8")
+NO_FOLDER = ("is a link or a file, not a folder", "remove it, and put the folder itself there")
 CLIENT = Pair("client_key", "api/api_keys", "client")
 CLAUDE_PROXY = Pair("api/claude_proxy_key", "claude-proxy/claude_proxy_keys", "llm-call-api")
 
@@ -65,15 +70,18 @@ def folder(project: Project) -> Path:
 def init(project: Project) -> Made:
     """Create what is missing and leave what exists, but for who may read it; every file is whole or absent.
 
-    Raises ConfigError when they belong to somebody else.
+    Raises ConfigError when they belong to somebody else, a folder is a link, or what has to be read is not text.
     """
     with alone(project):
         try:
             return _init(folder(project))
         except PermissionError as refused:
-            name = Path(refused.filename).relative_to(project.root)
-            hint = "run this as the owner of secrets/, or as root"
-            raise ConfigError([Fault(str(name), str(refused.strerror), hint)]) from refused
+            raise _closed(project, refused) from refused
+
+
+def _closed(project: Project, refused: PermissionError) -> ConfigError:
+    name = Path(refused.filename).relative_to(project.root)
+    return ConfigError([Fault(str(name), str(refused.strerror), "run this as the owner of secrets/, or as root")])
 
 
 def _init(place: Path) -> Made:
@@ -93,9 +101,22 @@ def _init(place: Path) -> Made:
     return Made(tuple(created), client)
 
 
-def alone(project: Project) -> AbstractContextManager[None]:
-    """Hold the lock of this checkout's secrets: two that make or change keys at once would not leave pairs."""
-    return lock("changing secrets", project.state / "secrets.lock")
+@contextmanager
+def alone(project: Project) -> Iterator[None]:
+    """Hold the lock of this checkout's secrets: two that make or change keys at once would not leave pairs.
+
+    Raises ConfigError when a service's folder is a link or a file, for what is written there would lie somewhere else; and
+    when it may not be looked at.
+    """
+    with lock("changing secrets", project.state / "secrets.lock"):
+        places = {name: folder(project) / name for name in READERS}
+        try:
+            found = [f"secrets/{name}" for name, path in places.items() if path.is_symlink() or path.is_file()]
+        except PermissionError as refused:
+            raise _closed(project, refused) from refused
+        if found:
+            raise ConfigError([Fault(name, *NO_FOLDER) for name in found])
+        yield
 
 
 def new_key() -> str:
@@ -106,6 +127,32 @@ def new_key() -> str:
 def new_password() -> str:
     """A password of 256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+def read(place: Path, name: str) -> str:
+    """The text of a file below ``secrets/``. Raises OSError, and ConfigError when it is not UTF-8."""
+    try:
+        return (place / name).read_text("utf-8")
+    except UnicodeDecodeError:  # which holds the bytes: they are shown to nobody
+        raise ConfigError([Fault(f"secrets/{name}", *NOT_TEXT)]) from None
+
+
+def renewed(name: str, text: str, digest: str) -> str:
+    """The file of digests with this one for a name, which keeps its options, and without its old one; others' lines stay."""
+    lines, own = [], [f"{name}:{digest}"]
+    for line in text.splitlines():
+        owner = line.strip().partition(":")[0]
+        if owner == name and own:
+            lines.append(re.sub(r":[^\s#]*", f":{digest}", line, count=1))
+            own.clear()
+        elif owner not in (name, name + OLD):
+            lines.append(line)
+    return "\n".join(lines + own) + "\n"
+
+
+def borrowed(name: str, line: str) -> bool:
+    """Whether a line of digests has the name of this one's old key, and no rotation has put it there."""
+    return line.strip().partition(":")[0] == name + OLD and not line.rstrip().endswith(MARK)
 
 
 def put(place: Path, name: str, text: str) -> None:
@@ -119,24 +166,24 @@ def put(place: Path, name: str, text: str) -> None:
 
 
 def _keys(place: Path, pair: Pair, created: list[str]) -> str | None:
-    """A random key and the file of its digest; the pair is made together or not at all."""
+    """A random key and the line with its digest; the pair is made together or not at all. Other clients' lines stay."""
     if (place / pair.plain).exists() and (place / pair.digests).exists():
         return None
-    key = new_key()
-    for name in (pair.plain, pair.digests):
-        (place / name).unlink(missing_ok=True)
-    _create(place, pair.digests, f"{pair.name}:{acl.digest(key)}\n", created)
+    key, known = new_key(), read(place, pair.digests) if (place / pair.digests).exists() else ""
+    # Until the end there is no key: whoever is interrupted makes the pair anew, and never leaves two that do not agree.
+    (place / pair.plain).unlink(missing_ok=True)
+    _create(place, pair.digests, renewed(pair.name, known, acl.digest(key)), created)
     _create(place, pair.plain, key + "\n", created)
     return key
 
 
 def _redis_users(place: Path, created: list[str]) -> None:
     """A password for each user, and the file of their digests, which follows the passwords and what users may do."""
-    path, wanted = place / USERS_CONF, {}
-    before = path.read_text() if path.exists() else ""
+    earlier = {name: read(place, name) for name in (USERS_CONF, *PASSWORDS.values()) if (place / name).exists()}
+    before, wanted = earlier.get(USERS_CONF, ""), {}
     known = acl.digests(before)
     for user, name in PASSWORDS.items():
-        found = acl.password(user, (place / name).read_text()) if (place / name).exists() else ""
+        found = acl.password(user, earlier.get(name, ""))
         if not found:  # an empty password would open Redis to everyone who can reach it
             found = new_password()
             _create(place, name, acl.password_file(user, found), created)
@@ -144,6 +191,8 @@ def _redis_users(place: Path, created: list[str]) -> None:
         wanted[user] = known[user] if acl.digest(found) in known[user] else (acl.digest(found),)
     if acl.users_conf(wanted) != before:
         _create(place, USERS_CONF, acl.users_conf(wanted), created)
+        if earlier:
+            console.info(f"a Redis that runs has to read secrets/{USERS_CONF} anew: `invoke prod` restarts it")
 
 
 def _create(place: Path, name: str, text: str, created: list[str]) -> None:

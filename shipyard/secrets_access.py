@@ -10,7 +10,7 @@ from shipyard import secrets
 from shipyard.models import Fault, Project
 from shipyard.names import perhaps
 from shipyard.run import run
-from shipyard.secrets import CLIENT, READERS
+from shipyard.secrets import CLIENT, NO_FOLDER, READERS
 
 INIT = "`invoke secrets.init` puts it right"
 _NOT_OURS = "chown it, or make it anew"
@@ -37,7 +37,9 @@ def _trusted(project: Project) -> set[int]:
 def _strangers(place: Path, known: Collection[str]) -> Iterator[Fault]:
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_dir() and not path.is_symlink():
+        if name in READERS and (path.is_symlink() or path.is_file()):
+            yield Fault(f"secrets/{name}", *NO_FOLDER)
+        elif path.is_dir() and not path.is_symlink():
             if name not in READERS:
                 yield Fault(f"secrets/{name}/", "no service reads it", perhaps(name, READERS))
         elif path.name.startswith(".") and path.name.endswith(".new"):

@@ -11,7 +11,7 @@ from typing import Any
 from shipyard import acl, console, dotenv, policy, secret_text, secrets, secrets_access
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project
-from shipyard.secrets import CLAUDE_PROXY, CLIENT, OLD, PASSWORDS, PROVIDED, USERS_CONF, Pair
+from shipyard.secrets import CLAUDE_PROXY, CLIENT, NOT_TEXT, OLD, PASSWORDS, PROVIDED, USERS_CONF, Pair
 from shipyard.secrets_access import INIT
 
 #: The fewest characters of a key that we made, and of one that a provider gave.
@@ -85,7 +85,7 @@ def _read(project: Project, needed: set[str], known: set[str]) -> tuple[dict[str
         except FileNotFoundError:
             faults += [Fault(f"secrets/{name}", "is missing", INIT)] if name in needed else []
         except UnicodeDecodeError:
-            faults.append(Fault(f"secrets/{name}", "is not text", "write it anew, in UTF-8"))
+            faults.append(Fault(f"secrets/{name}", *NOT_TEXT))
         except OSError as problem:
             hint = "run this as its owner or as root"
             faults.append(Fault(f"secrets/{name}", f"cannot be looked at: {problem.strerror}", hint))
@@ -136,12 +136,15 @@ def _pair(pair: Pair, texts: dict[str, str]) -> Iterator[Fault]:
         elif match and match[2].lower() in _WELL_KNOWN:
             hint = "give that client a random key"
             yield Fault(f"{place}:{number}", f'the key of "{match[1]}" is one that everybody guesses', hint)
+        elif match and secrets.borrowed(pair.name, line):
+            hint = "give that client another name, or remove the line"
+            yield Fault(f"{place}:{number}", f'the name "{match[1]}" is kept for what a rotation is about to end', hint)
         if match:
             lines.setdefault(match[1], match[2].lower())
     yield from _own(pair.plain, texts[pair.plain])
     digest = acl.digest(texts[pair.plain].strip())
     if texts[pair.plain].strip() and digest not in (lines.get(pair.name), lines.get(pair.name + OLD)):
-        hint = "remove both files; `invoke secrets.init` makes a new pair, and the earlier key ends"
+        hint = "remove this file alone; `invoke secrets.init` makes a new key, the earlier one ends, and others' stay"
         yield Fault(f"secrets/{pair.plain}", f'is not the key of "{pair.name}" in {place}', hint)
 
 
@@ -170,7 +173,12 @@ def _redis(texts: dict[str, str]) -> Iterator[Fault]:
 def _settings(project: Project) -> Iterator[Fault]:
     """Secrets in .env, which every container's environment may be filled from."""
     path = project.root / ".env"
-    for name, value in dotenv.parse(path.read_text() if path.exists() else "").items():
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+    except UnicodeDecodeError:
+        yield Fault(".env", *NOT_TEXT)
+        return
+    for name, value in dotenv.parse(text).items():
         if policy.SECRET.search(name) and not policy.HARMLESS.fullmatch(value):
             yield Fault(f".env: {name}", "is a secret among settings", "put it into its file below secrets/")
 
@@ -178,7 +186,10 @@ def _settings(project: Project) -> Iterator[Fault]:
 def _rotating(texts: dict[str, str]) -> Iterator[str]:
     """What `invoke secrets.rotate` has begun: two keys are good."""
     for what, pair in {"client": CLIENT, "claude-proxy": CLAUDE_PROXY}.items():
-        if f"{pair.name}{OLD}:" in texts.get(pair.digests, ""):
+        lines = texts.get(pair.digests, "").splitlines()
+        if any(
+            line.strip().startswith(f"{pair.name}{OLD}:") and not secrets.borrowed(pair.name, line) for line in lines
+        ):
             yield f"{what}: the earlier key still works; `invoke secrets.rotate {what} --finish` ends it"
     if any(len(each) > 1 for each in acl.digests(texts.get(USERS_CONF, "")).values()):
         yield "redis: the earlier passwords still work; `invoke secrets.rotate redis --finish` ends them"

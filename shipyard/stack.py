@@ -24,14 +24,15 @@ from shipyard import (
     secrets,
     secrets_check,
 )
-from shipyard.engine import api, lock
+from shipyard.engine import lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
-from shipyard.models import Project, Selection
+from shipyard.models import Fault, Project, Selection
 from shipyard.names import perhaps
 
 if TYPE_CHECKING:
     from shipyard.engine import Engine
 
+COLUMNS = ("service", "state", "health", "image", "ports", "since")
 #: The variable that moves each published port, by service and port in the container.
 _VARIABLES = {
     ("balancer", 8001): "LLM_CALL_API_PORT",
@@ -66,6 +67,8 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     for fault in secrets_check.check(project).faults:
         console.warn(str(fault))
     (project.state / "api").mkdir(parents=True, exist_ok=True)
+    for folder in (project.state, project.state / "api"):
+        folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
     overlays.check(project, engine, selection)
     if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
         console.warn(f"SHIPYARD_COMPOSE_EXTRA adds {more}, which no policy judges")
@@ -100,9 +103,6 @@ def _start(move: moves.Move) -> None:
         moves.change(move, before)
     else:
         moves.fresh(move)
-    remembered.start(project, selection)
-    found = {each["image"]: api.image(move.engine.host, each["image"]) for each in move.config["services"].values()}
-    remembered.keep(project, move.config, {name: each["Id"] for name, each in found.items() if each})
     for each in containers.every(move.engine, move.name):
         console.info(f"{each.service:<14} {each.health or each.state:<10} {each.ports}")
 
@@ -174,18 +174,12 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
     last = remembered.started(project)
     selection = last.selection if last and found else None
     services = [
-        {
-            "service": each.service,
-            "state": each.state,
-            "health": each.health,
-            "image": each.reference,
-            "ports": each.ports,
-            "since": each.since,
-        }
+        dict(zip(COLUMNS, (each.service, each.state, each.health, each.reference, each.ports, each.since), strict=True))
         for each in found
     ]
     if number := host_api.process(project):
-        services.append({"service": overlays.SCALED, "state": "running", "image": f"process {number} of the host"})
+        on_host = {"service": overlays.SCALED, "state": "running", "image": f"process {number} of the host"}
+        services.append({**dict.fromkeys(COLUMNS, ""), **on_host})
     return {
         "overlay": selection.overlay if selection else None,
         "phase": overlays.PHASES.get(selection.overlay) if selection else None,
@@ -198,15 +192,24 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
 
 
 def _check_ports(move: moves.Move) -> None:
-    """Raise PortInUse for ports that the configuration publishes, that are taken, and not by this stack itself."""
+    """Raise ConfigError for what is no port, and PortInUse for ports that are taken, but not by this stack itself."""
     ours = containers.published(move.engine, move.name)
-    wanted = [
-        ports.Published(
-            name, port.get("host_ip", ""), int(port["published"]), _VARIABLES.get((name, port["target"]), "its port")
-        )
+    asked = [
+        (name, port, _VARIABLES.get((name, port["target"]), "its port"))
         for name, service in move.config["services"].items()
         for port in service.get("ports") or ()
-        if port.get("published") and int(port["published"]) not in ours
+    ]
+    faults = [
+        Fault(f".env: {variable}", f'"{port.get("published", "")}" is not a port', "write a number from 1 to 65535")
+        for _, port, variable in asked
+        if not (str(port.get("published", "")).isdecimal() and 1 <= int(port["published"]) <= 65535)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    wanted = [
+        ports.Published(name, port.get("host_ip", ""), int(port["published"]), variable)
+        for name, port, variable in asked
+        if int(port["published"]) not in ours
     ]
     ports.check(wanted, containers.published(move.engine))
 

@@ -150,4 +150,6 @@ def test_it_combines_with_every_phase(granger: Checkout, peers: dict[str, str]) 
         granger.invoke(*phase, "--granger")
         asked = ("exec", peers["spoke-two"], "python3", "/spoke.py", "/peer/entry.yaml", "/peer/key")
         assert json.loads(granger.docker(*asked))["status"] == [200, 200], phase
+    granger.invoke("host", "--api")
+    assert granger.containers("granger", stopped=True) == []
     paths.healthy(granger)

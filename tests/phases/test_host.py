@@ -49,6 +49,7 @@ def test_every_path(host: Checkout, path: paths.Path) -> None:
 
 
 def test_status_names_the_process(host: Checkout) -> None:
+    assert "process" in host.invoke("status").stdout
     found = host.json("status")
     assert (found["overlay"], found["phase"]) == ("host", "phase 1")
     services = {each["service"]: each for each in found["services"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -43,6 +44,33 @@ def test_there_and_back(stack: Checkout) -> None:
     assert stack.redis("get", "llm-call:test") == word
     assert paths.keys_in_redis(stack) >= keys
     stack.docker(*workspace, f"import os; os.stat('/workspace/{word}')")
+
+
+def test_from_the_host_to_containers_with_the_cli_at_work(stack: Checkout) -> None:
+    """What the API on the host has under way reaches its end: its ways to redis and claude-proxy go after it."""
+    assert stack.json("status")["overlay"] == "host"
+    question = paths.chat("max/opus", "[[gap=1.5]] one two three four five six", stream=True)
+    with stack.request("POST", "/v1/chat/completions", question) as response:
+        assert response.status == 200
+        with caller.calling(stack, caller.models, caller.chat) as record:
+            stack.invoke("prod")
+        assert paths.events(response)[-1][1] == "[DONE]"
+    assert record.failures == []
+
+
+def test_a_broken_image_leaves_the_api_on_the_host(stack: Checkout) -> None:
+    stack.invoke("host", "--api")
+    before = stack.containers()
+    source = stack.root / "src/llm_call/api/__main__.py"
+    text = source.read_text()
+    source.write_text('raise SystemExit("broken on purpose")\n')
+    try:
+        refused = stack.invoke("prod", status=10)
+    finally:
+        source.write_text(text)
+    assert "broken on purpose" in refused.stderr
+    assert sorted(stack.containers(stopped=True)) == sorted(before)
+    paths.through_the_cli(stack)
 
 
 def test_from_phase_1_to_3_and_to_development_and_back(stack: Checkout) -> None:
@@ -135,6 +163,32 @@ def test_the_scale_changes_under_load(stack: Checkout) -> None:
         assert record.failures == [], scale
         assert len(stack.containers("llm-call-api")) == scale
     assert stack.ask("GET", "/health/balancer")[1]["instances"] == 1
+
+
+def test_another_version_under_a_stream(stack: Checkout) -> None:
+    """Every container is another one then, the balancer too: a gap, but a short one, and nobody waits for a stream."""
+    stack.invoke("prod")
+    (stack.root / "VERSION").write_text("0.0.1\n")
+    with caller.calling(stack, caller.models) as record:
+        stack.invoke("prod")
+    assert {each["image"].rpartition(":")[2] for each in stack.json("status")["services"]} == {"0.0.1"}
+    assert all("Error" in each or "Disconnected" in each for each in record.failures)  # refused, never a wrong answer
+    seconds = [float(each.split()[0]) for each in record.failures]
+    assert not seconds or max(seconds) - min(seconds) < 15
+    paths.through_the_cli(stack)
+
+
+def test_secrets_that_were_made_anew_are_used(stack: Checkout) -> None:
+    """Containers hold on to a folder that was replaced; the next start sees that."""
+    place = stack.root / "secrets"
+    kept = {name: (place / name).read_text() for name in ("egress/anthropic_api_key", "api/openai_api_key")}
+    shutil.rmtree(place)
+    for name, text in kept.items():
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text(text)
+    stack.invoke("prod")
+    for path in (paths.healthy, paths.through_the_cli, paths.cached_in_redis):
+        path(stack)
 
 
 def test_redis_ends_cleanly_and_keeps_what_it_held(stack: Checkout) -> None:

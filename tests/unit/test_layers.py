@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 #: but for the engine, whose modules are one capability.
 LAYERS = (
     ("models",),
-    ("errors",),
+    ("errors", "policy_mounts", "policy_rules"),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
     ("config",),
     ("console",),

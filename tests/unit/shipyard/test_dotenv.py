@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from shipyard import dotenv
+from shipyard.errors import ConfigError
 from shipyard.models import Project
 
 HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
@@ -51,7 +54,7 @@ def test_the_users_lines_stay_when_ours_change(project: Project) -> None:
         "LLM_CALL_VERSION": "1.2.3",
         "REDIS_PORT": "7000",
         "EMPTY": "",
-        "export ODD": "x=y",
+        "ODD": "x=y",
     }
     assert path.read_text() == HEADER + ours(project) + "\n# my ports\nREDIS_PORT='7000'\nEMPTY=\nexport ODD = x=y\n"
 
@@ -86,3 +89,15 @@ def test_parse() -> None:
         "E": "5",
         "F": "a=b",
     }
+
+
+def test_what_is_no_text_is_told(project: Project) -> None:
+    (project.root / ".env").write_bytes(b"A=\xff\n")
+    with pytest.raises(ConfigError, match=r"\.env: is not text in UTF-8"):
+        dotenv.write(project)
+
+
+def test_plain_compose_finds_it_beside_its_file(project: Project) -> None:
+    (project.root / "compose").mkdir()
+    dotenv.write(project)
+    assert (project.root / "compose/.env").read_text() == (project.root / ".env").read_text()

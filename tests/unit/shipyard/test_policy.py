@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ GOOD: dict[str, Any] = {
             "init": True,
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
+            "ipc": "private",
             "mem_limit": "536870912",
             "memswap_limit": "536870912",
             "ulimits": {"core": 0, "nofile": {"soft": 16384, "hard": 16384}},
@@ -28,7 +30,7 @@ GOOD: dict[str, Any] = {
             "cpus": 2,
             "pids_limit": 256,
             "restart": "always",
-            "logging": {"driver": "json-file", "options": {"max-size": "10m"}},
+            "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
         }
     },
     "networks": {
@@ -38,8 +40,20 @@ GOOD: dict[str, Any] = {
 }
 
 
-def places(config: dict[str, Any]) -> list[str]:
-    return [fault.place.removeprefix("services.balancer.") for fault in policy.faults(config)]
+def places(config: dict[str, Any], root: Path | None = None) -> list[str]:
+    return [fault.place.removeprefix("services.balancer.") for fault in policy.faults(config, root)]
+
+
+def service(name: str, **more: Any) -> dict[str, Any]:
+    """The good configuration with one more service, on the first network that it may be on."""
+    network = {"claude-proxy": "agent", "egress": "agent", "ollama": "outbound"}.get(name, "data")
+    switch = {"CLAUDE_PROXY_SANDBOX": "required"} if name == "claude-proxy" else {}
+    base = {**GOOD["services"]["balancer"], "ports": [], "networks": {network: None}, "environment": switch}
+    return {**copy.deepcopy(GOOD), "services": {name: {**base, **more}}}
+
+
+def bind(source: str, target: str = "/x") -> dict[str, Any]:
+    return {"type": "bind", "source": source, "target": target, "read_only": True}
 
 
 def test_a_hardened_configuration_is_left_alone() -> None:
@@ -79,6 +93,66 @@ def test_a_hardened_configuration_is_left_alone() -> None:
         ("privileged", True, "privileged"),
         ("network_mode", "host", "network_mode"),
         ("pid", "host", "pid"),
+        ("network_mode", "service:redis", "network_mode"),
+        ("network_mode", "none", "network_mode"),
+        ("pid", "service:redis", "pid"),
+        ("cap_add", ["NET_RAW"], "cap_add"),
+        ("devices", [{"source": "/dev/kmsg"}], "devices"),
+        ("device_cgroup_rules", ["c 1:3 mr"], "device_cgroup_rules"),
+        ("volumes_from", ["redis"], "volumes_from"),
+        ("sysctls", {"net.ipv4.ip_forward": "1"}, "sysctls"),
+        ("extra_hosts", ["host.docker.internal=host-gateway"], "extra_hosts"),
+        ("userns_mode", "host", "userns_mode"),
+        ("cgroup", "private", "cgroup"),
+        ("cgroup_parent", "/", "cgroup_parent"),
+        ("runtime", "other", "runtime"),
+        ("post_start", [{"command": ["true"]}], "post_start"),
+        ("pre_stop", [{"command": ["true"]}], "pre_stop"),
+        ("user", "0", "user"),
+        ("uts", "host", "uts"),
+        ("env_file", ["x"], "env_file"),
+        ("label_file", ["x"], "label_file"),
+        ("credential_spec", {"file": "x"}, "credential_spec"),
+        ("gpus", [{"count": -1}], "gpus"),
+        ("use_api_socket", True, "use_api_socket"),
+        (
+            "deploy",
+            {"resources": {"reservations": {"devices": [{"count": 1}]}}},
+            "deploy.resources.reservations.devices",
+        ),
+        ("ipc", "host", "ipc"),
+        ("ipc", "shareable", "ipc"),
+        ("ipc", None, "ipc"),
+        ("security_opt", ["no-new-privileges:false"], "security_opt"),
+        ("security_opt", ["no-new-privileges:true", "seccomp:unconfined"], "security_opt"),
+        ("mem_limit", "0", "mem_limit"),
+        ("memswap_limit", "-1", "memswap_limit"),
+        ("cpus", "inf", "cpus"),
+        ("cpus", -1, "cpus"),
+        ("pids_limit", -1, "pids_limit"),
+        ("ulimits", {"core": -1, "nofile": 1024}, "ulimits.core"),
+        ("ulimits", {"core": {}, "nofile": {"soft": 1024, "hard": -1}}, "ulimits.nofile"),
+        ("logging", {"driver": "none", "options": {"max-size": "10m", "max-file": "3"}}, "logging"),
+        ("logging", {"driver": "json-file", "options": {"max-size": "10m"}}, "logging"),
+        ("logging", {"driver": "json-file", "options": {"max-file": "3"}}, "logging"),
+        ("logging", {"driver": "json-file", "options": {"max-size": "-1", "max-file": "3"}}, "logging"),
+        ("ports", [{"target": 8001, "published": "1"}, {"target": 8001, "published": "2"}], "ports"),
+        ("ports", [{"target": 9101, "published": "8001"}], "ports"),
+        ("volumes", [bind("/run/podman/podman.sock")], "volumes"),
+        ("volumes", [bind("/elsewhere/containerd.sock")], "volumes"),
+        ("volumes", [bind("/run")], "volumes"),
+        ("volumes", [bind("/var/run")], "volumes"),
+        ("volumes", [bind("/var/run/containerd")], "volumes"),
+        ("volumes", [bind("/x/../run")], "volumes"),
+        ("volumes", [bind("/")], "volumes"),
+        ("networks", {"outbound": None}, "networks"),
+        ("networks", {"default": None}, "networks"),
+        ("environment", {"harmless": "AIza" + "x" * 16}, "environment.harmless"),
+        ("environment", {"URL": "http://x/?a%3Dsk-" + "x" * 16}, "environment.URL"),
+        ("command", ["run", "--key=sk-ant-" + "x" * 16], "command[1]"),
+        ("entrypoint", ["run", "pplx-" + "x" * 16], "entrypoint[1]"),
+        ("labels", {"note": "llmc-" + "x" * 16}, "labels.note"),
+        ("healthcheck", {"test": ["CMD", "Bearer sk-" + "x" * 16]}, "healthcheck.test[1]"),
     ],
 )
 def test_each_thing_that_must_not_be(key: str, value: Any, place: str) -> None:
@@ -89,17 +163,123 @@ def test_each_thing_that_must_not_be(key: str, value: Any, place: str) -> None:
 
 def test_a_published_internal_port_and_an_open_network() -> None:
     config = copy.deepcopy(GOOD)
-    config["services"]["redis"] = config["services"]["balancer"]
+    config["services"]["redis"] = {**GOOD["services"]["balancer"], "networks": {"data": None}}
     config["networks"]["data"] = {}
     assert places(config) == ["services.redis.ports", "networks.data.internal", "networks.data.driver_opts"]
 
 
 def test_a_page_for_a_browser_is_published_on_this_machine_alone() -> None:
     config = copy.deepcopy(GOOD)
-    config["services"]["prometheus"] = {**GOOD["services"]["balancer"], "ports": [{"host_ip": "127.0.0.1"}]}
+    config["services"]["prometheus"] = {
+        **GOOD["services"]["balancer"],
+        "ports": [{"host_ip": "127.0.0.1"}, {"host_ip": "::1"}],
+    }
     assert places(config) == []
     config["services"]["prometheus"]["ports"] = [{"published": "9090"}]
     assert places(config) == ["services.prometheus.ports"]
+    config["services"]["prometheus"]["ports"] = [{"host_ip": "127.0.0.1"}, {"host_ip": "0.0.0.0"}]
+    assert places(config) == ["services.prometheus.ports"]
+
+
+@pytest.mark.parametrize("word", ["task-" + "x" * 20, "sk-short", "AIza", "/run/secrets/openai_api_key"])
+def test_what_is_no_key_is_left_alone(word: str) -> None:
+    config = copy.deepcopy(GOOD)
+    config["services"]["balancer"]["command"] = [word]
+    assert places(config) == []
+
+
+def test_a_key_at_the_top_is_found_and_not_told() -> None:
+    config = {**copy.deepcopy(GOOD), "configs": {"x": {"content": "sk-" + "x" * 16}}}
+    assert places(config) == ["configs.x.content"]
+    assert "xxxx" not in str(policy.faults(config)[0])
+
+
+def test_a_service_that_production_does_not_have() -> None:
+    found = policy.faults(service("helper"))
+    assert [(fault.place, fault.problem) for fault in found] == [("services.helper", "not a service of production")]
+
+
+@pytest.mark.parametrize("value", ["off", "", None])
+def test_the_sandbox_is_required(value: str | None) -> None:
+    assert places(service("claude-proxy")) == []
+    config = service("claude-proxy", environment={"CLAUDE_PROXY_SANDBOX": value})
+    assert places(config) == ["services.claude-proxy.environment.CLAUDE_PROXY_SANDBOX"]
+
+
+def test_only_the_model_server_may_have_a_device() -> None:
+    assert places(service("ollama", deploy={"resources": {"reservations": {"devices": [{"count": 1}]}}})) == []
+
+
+@pytest.mark.parametrize(
+    ("networks", "found"),
+    [
+        ({"mine": {"name": "p_data"}}, ["networks.data.name", "networks.mine.name", "networks"]),
+        ({"mine": {"name": "host", "external": True}}, ["networks.mine.name", "networks.mine.external", "networks"]),
+    ],
+)
+def test_networks_count_by_their_real_name(networks: dict[str, Any], found: list[str]) -> None:
+    config = copy.deepcopy(GOOD)
+    config["networks"]["data"]["name"] = "p_data"
+    config["networks"] |= networks
+    config["services"]["balancer"]["networks"] = {"mine": None}
+    assert places(config) == found
+
+
+def test_a_second_key_for_a_closed_network_lets_nobody_in() -> None:
+    config = service("granger", networks={"granger-network": None})
+    config["networks"]["granger-network"] = {"name": "data", "external": True}
+    assert [place for place in places(config) if place.startswith("services")] == ["services.granger.networks"]
+
+
+@pytest.mark.parametrize(
+    ("volume", "found"),
+    [
+        (None, []),
+        ({"name": "x", "driver": "local"}, []),
+        ({"driver_opts": {"type": "none", "o": "bind", "device": "/"}}, ["volumes.x"]),
+        ({"driver": "nfs"}, ["volumes.x"]),
+    ],
+)
+def test_volumes_are_the_engines_own(volume: Any, found: list[str]) -> None:
+    assert places({**copy.deepcopy(GOOD), "volumes": {"x": volume}}) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target", "refused"),
+    [
+        ("redis", "config", "/x", False),
+        ("redis", "secrets/redis", "/x", False),
+        ("llm-call-api", "secrets/api", "/x", False),
+        ("claude-proxy", "secrets/claude-proxy", "/x", False),
+        ("egress", "secrets/egress", "/x", False),
+        ("redis-exporter", "secrets/redis-exporter", "/x", False),
+        ("redis", "/dev/null", "/x", False),
+        ("egress", "../bundle.pem", "/run/egress_ca", False),
+        ("egress", "../bundle.pem", "/x", True),
+        ("egress", "..", "/run/egress_ca", True),
+        ("egress", "../folder", "/run/egress_ca", True),
+        ("redis", "../bundle.pem", "/run/egress_ca", True),
+        ("redis", "/etc", "/x", True),
+        ("redis", "config/../../bundle.pem", "/x", True),
+        ("redis", "link", "/x", True),
+        ("redis", "secrets/api", "/x", True),
+        ("redis", "secrets/redis-exporter", "/x", True),
+        ("redis", "secrets/client_key", "/x", True),
+        ("prometheus", "secrets/redis", "/x", True),
+        ("redis", "secrets", "/x", True),
+        ("redis", ".", "/x", True),
+        ("redis", "../checkout-other", "/x", True),
+    ],
+)
+def test_binds_are_a_services_own_part_of_the_checkout(
+    tmp_path: Path, name: str, source: str, target: str, *, refused: bool
+) -> None:
+    root = tmp_path / "checkout"
+    for folder in ("checkout", "folder"):
+        (tmp_path / folder).mkdir()
+    (root / "link").symlink_to("../folder")
+    config = service(name, volumes=[bind(str(root / source), target)])
+    assert places(config, root) == ([f"services.{name}.volumes"] if refused else [])
 
 
 def test_the_difference_names_each_place() -> None:

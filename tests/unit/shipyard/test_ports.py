@@ -17,6 +17,7 @@ REDIS = Published("redis", "::1", 6379, "REDIS_PORT")
 
 def taken(monkeypatch: pytest.MonkeyPatch, *busy: tuple[str, int]) -> None:
     monkeypatch.setattr(ports, "_free", lambda address, port: (address, port) not in busy)
+    monkeypatch.setattr(ports, "_foreign", lambda address: address == "192.0.2.1")
     monkeypatch.setattr(ports, "_process", lambda port: f"process {port + 1} (nginx)")
 
 
@@ -70,3 +71,9 @@ def test_a_listener_on_ipv6_whose_process_is_not_ours_to_see(proc: Path) -> None
     assert ports._process(9000) == "a process that cannot be seen from here"
     (proc / "42/fd/4").symlink_to("socket:[666]")
     assert ports._process(9000) == "process 42 (/usr/bin/server --number 42)"
+
+
+def test_an_address_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken(monkeypatch)
+    with pytest.raises(PortInUse, match=r"192\.0\.2\.1: no address of this machine; set LLM_CALL_API_ADDRESS"):
+        ports.check([ports.Published("balancer", "192.0.2.1", 8001, "LLM_CALL_API_PORT")], {})

@@ -48,7 +48,16 @@ def test_a_damaged_file_is_nothing(project: Project, text: str) -> None:
 
 
 def test_a_kept_configuration_names_images_that_no_tag_moves(project: Project) -> None:
-    asked = {"name": "x", "services": {"redis": {"image": "redis:1", "user": "1"}, "other": {"image": "hub/other:2"}}}
+    asked = {
+        "name": "x",
+        "services": {
+            "redis": {"image": "redis:1", "user": "1", "ulimits": {"core": {}}},
+            "other": {"image": "hub/other:2"},
+        },
+    }
     remembered.keep(project, asked, {"redis:1": "sha256:abc"})
     kept = json.loads(remembered.configuration(project).read_text())
-    assert kept["services"] == {"redis": {"image": "sha256:abc", "user": "1"}, "other": {"image": "hub/other:2"}}
+    assert kept["services"] == {
+        "redis": {"image": "sha256:abc", "user": "1", "ulimits": {"core": 0}},
+        "other": {"image": "hub/other:2"},
+    }

@@ -212,16 +212,66 @@ def test_lines_of_others_options_and_comments_stay() -> None:
         "# who may ask",
         f"clients:{three} rpm=1",
         f"  client:{one} rpm=5 models=max/* # ours",
-        f"  client-old:{two} rpm=5 models=max/* # ours",
+        f"  client-old:{two} rpm=5 models=max/* # ours {secrets.MARK}",
         f"bob:{three}",
     ]
     assert rotation.digests("client", both) == (one, two)
     assert rotation.added("client", both, three).splitlines()[2:4] == [
         f"  client:{three} rpm=5 models=max/* # ours",
-        f"  client-old:{two} rpm=5 models=max/* # ours",
+        f"  client-old:{two} rpm=5 models=max/* # ours {secrets.MARK}",
     ]
     assert rotation.without_old("client", both) == text.replace(two.upper(), one)
     assert rotation.digests("client", f"client-old:{one}\n") == ()
+
+
+@pytest.mark.parametrize("kind", rotation.PAIRS)
+def test_a_client_that_has_the_old_key_s_name_keeps_its_own(
+    project: Project, place: Path, services: Services, kind: str
+) -> None:
+    """It is no rotation: ``--finish`` would end that client's key, and so would a rotation that begins."""
+    pair = rotation.PAIRS[kind]
+    text = (place / pair.digests).read_text() + f"{pair.name}-old:{'1' * 64} rpm=5 # a client\n"
+    secrets.put(place, pair.digests, text)
+    reserved = f'secrets/{pair.digests}:2: the name "{pair.name}-old" is kept for '
+    for step in (rotation.begin, rotation.finish):
+        with pytest.raises(ConfigError) as refused:
+            step(project, None, kind)
+        assert str(refused.value).startswith(reserved) and "give that client another name" in str(refused.value)
+        assert "--finish" not in str(refused.value)
+    assert (place / pair.digests).read_text() == text
+    report = secrets_check.check(project)
+    assert [str(each).startswith(reserved) for each in report.faults] == [True] and report.rotating == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("client", "client_key"),
+        ("client", "api/api_keys"),
+        ("redis", "redis/users.conf"),
+        ("redis", "api/redis_password"),
+    ],
+)
+def test_bytes_that_are_no_text_are_named(
+    project: Project, place: Path, services: Services, kind: str, name: str
+) -> None:
+    (place / name).chmod(0o600)
+    (place / name).write_bytes(b"\xff\xfe\n")
+    for step in (rotation.begin, rotation.finish):
+        with pytest.raises(ConfigError, match=f"^secrets/{name}: is not text; write it anew, in UTF-8$"):
+            step(project, None, kind)
+
+
+def test_nothing_is_written_where_a_link_leads(
+    project: Project, place: Path, services: Services, tmp_path: Path
+) -> None:
+    elsewhere = (place / "api").rename(tmp_path / "elsewhere")
+    (place / "api").symlink_to(elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    for step in (rotation.begin, rotation.finish):
+        with pytest.raises(ConfigError, match=r"^secrets/api: is a link or a file, not a folder; remove it"):
+            step(project, None, "client")
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
 
 
 @pytest.fixture(autouse=True)

@@ -134,6 +134,94 @@ def test_half_a_pair_is_made_anew_as_a_whole(project: Project, folder: Path, los
     assert (folder / "api/claude_proxy_key").read_text() == other
 
 
+@pytest.mark.parametrize("pair", [secrets.CLIENT, secrets.CLAUDE_PROXY], ids=lambda pair: pair.name)
+def test_a_lost_key_costs_no_other_client_its_own(project: Project, folder: Path, pair: secrets.Pair) -> None:
+    secrets.init(project)
+    digest, others = "a" * 64, f"# people\nalice:{'1' * 64} rpm=5 # on leave\n\n{pair.name}s:{'2' * 64}\n"
+    earlier = f"{pair.name}-old:{'3' * 64} {secrets.MARK}\n{pair.name}:{digest} rpm=9 models=max/*\n"
+    secrets.put(folder, pair.digests, others + earlier + f"bob:{'4' * 64}\n")
+    (folder / pair.plain).unlink()
+    assert secrets.init(project).created == (pair.digests, pair.plain)
+    new = acl.digest((folder / pair.plain).read_text().strip())
+    wanted = f"{others}{pair.name}:{new} rpm=9 models=max/*\nbob:{'4' * 64}\n"
+    assert (folder / pair.digests).read_text() == wanted
+
+
+def test_a_name_without_a_line_gets_one_behind_the_others() -> None:
+    text = f"alice:{'1' * 64}\n"
+    assert secrets.renewed("client", text, "2" * 64) == f"{text}client:{'2' * 64}\n"
+    twice = f"client:123 rpm=1\n{text}client:{'3' * 64}\n"
+    assert secrets.renewed("client", twice, "2" * 64) == f"client:{'2' * 64} rpm=1\n{text}"
+
+
+@pytest.mark.parametrize("lost", ["client_key", "api/api_keys"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_interrupted_pair_is_made_the_next_time(
+    project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch, lost: str, number: int
+) -> None:
+    """At no moment are both files there with a key and a digest that do not belong together: nobody would mend that."""
+    secrets.init(project)
+    (folder / lost).unlink()
+    left = iter(range(number))
+
+    def interrupted(place: Path, name: str, text: str) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        put(place, name, text)
+
+    put = secrets.put
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(secrets, "put", interrupted)
+        secrets.init(project)
+    key = secrets.init(project).client_key
+    assert key and (folder / "api/api_keys").read_text() == f"client:{acl.digest(key)}\n"
+
+
+@pytest.mark.parametrize("name", secrets.READERS)
+def test_a_folder_that_is_a_link_is_refused_before_anything_is_written(
+    project: Project, folder: Path, tmp_path: Path, owners: dict[str, tuple[int, int]], name: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    wanted = f"^secrets/{name}: is a link or a file, not a folder; remove it, and put the folder itself there$"
+    for _ in ("leads to a folder", "leads nowhere"):
+        with pytest.raises(ConfigError, match=wanted):
+            secrets.init(project)
+        assert list(folder.iterdir()) == [folder / name] and owners == {}
+        if elsewhere.is_dir():
+            assert list(elsewhere.iterdir()) == [] and elsewhere.stat().st_mode & 0o777 == 0o700
+            elsewhere.rmdir()
+
+
+@pytest.mark.parametrize(
+    "name", ["api/api_keys", "api/redis_password", "redis-exporter/redis_passwords.json", "redis/users.conf"]
+)
+def test_bytes_that_are_no_text_are_named(project: Project, folder: Path, name: str) -> None:
+    secrets.init(project)
+    (folder / "client_key").unlink()
+    (folder / name).chmod(0o600)
+    (folder / name).write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ConfigError, match=f"^secrets/{name}: is not text; write it anew, in UTF-8$") as refused:
+        secrets.init(project)
+    assert refused.value.exit_code == 3
+    assert (folder / name).read_bytes() == b"\xff\xfe\n"
+
+
+def test_a_redis_that_runs_has_to_read_its_users_again(
+    project: Project, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At first none runs, and nothing is said."""
+    said = "a Redis that runs has to read secrets/redis/users.conf anew: `invoke prod` restarts it"
+    for _ in ("the first time", "a second one"):
+        secrets.init(project)
+        assert said not in capsys.readouterr().err
+    secrets.put(folder, "api/redis_password", "")
+    assert secrets.init(project).created == ("api/redis_password", "redis/users.conf")
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", [None, "", "\n"], ids=["missing", "emptied", "blank"])
 @pytest.mark.parametrize("user", acl.USERS)
 def test_a_password_that_is_not_there_is_made_anew(project: Project, folder: Path, user: str, text: str | None) -> None:
@@ -230,6 +318,15 @@ def test_who_may_not_change_them_is_told_so(project: Project, folder: Path, monk
 
     monkeypatch.setattr(Path, "chmod", refuse)
     with pytest.raises(ConfigError, match=r"^secrets/api: Operation not permitted; run this as the owner"):
+        secrets.init(project)
+
+
+def test_who_may_not_look_at_them_is_told_so(project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_symlink", refuse)
+    with pytest.raises(ConfigError, match=r"^secrets/api: Permission denied; run this as the owner"):
         secrets.init(project)
 
 

@@ -150,6 +150,55 @@ def test_what_is_not_text_is_named(project: Project, folder: Path) -> None:
     assert faults(project) == ["secrets/api/openai_api_key: is not text; write it anew, in UTF-8"]
 
 
+@pytest.mark.parametrize("name", ["client_key", "api/api_keys", "api/redis_password", "redis/users.conf", "../.env"])
+def test_what_is_not_text_is_named_wherever_it_is(project: Project, folder: Path, name: str) -> None:
+    mode = (folder / name).stat().st_mode if (folder / name).exists() else 0o644
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(b"A_KEY=\xff\xfe\n")
+    (folder / name).chmod(mode)
+    place = name.removeprefix("../") if name.startswith("../") else f"secrets/{name}"
+    assert faults(project) == [f"{place}: is not text; write it anew, in UTF-8"]
+
+
+def test_a_folder_that_is_a_link_is_named(project: Project, folder: Path, tmp_path: Path) -> None:
+    (folder / "egress").rename(tmp_path / "elsewhere")
+    (folder / "egress").symlink_to(tmp_path / "elsewhere")
+    assert faults(project) == [
+        "secrets/egress: is a link or a file, not a folder; remove it, and put the folder itself there"
+    ]
+
+
+def test_what_is_said_about_a_key_that_does_not_fit_costs_no_other_client_its_own(
+    project: Project, folder: Path
+) -> None:
+    line = f"alice:{'1' * 64} rpm=5"
+    write(folder / "api/api_keys", f"{(folder / 'api/api_keys').read_text()}{line}\n")
+    write(folder / "client_key", f"llmc-{KEY}\n")
+    (folder / "client_key").chmod(0o400)
+    (found,) = faults(project)
+    assert found.endswith(
+        "; remove this file alone; `invoke secrets.init` makes a new key, the earlier one ends, and others' stay"
+    )
+    (folder / "client_key").unlink()
+    secrets.init(project)
+    assert line in (folder / "api/api_keys").read_text() and faults(project) == []
+
+
+def test_a_client_of_the_name_that_a_rotation_gives_is_named(project: Project, folder: Path) -> None:
+    path = folder / "api/api_keys"
+    good = path.read_text()
+    write(path, f"{good}client-old:{'1' * 64} {secrets.MARK}\n")
+    report = secrets_check.check(project)
+    assert report.faults == () and len(report.rotating) == 1
+    write(path, f"{good}client-old:{'1' * 64}\n")
+    report = secrets_check.check(project)
+    assert report.rotating == ()
+    assert [str(each) for each in report.faults] == [
+        'secrets/api/api_keys:2: the name "client-old" is kept for what a rotation is about to end; '
+        "give that client another name, or remove the line"
+    ]
+
+
 @pytest.mark.parametrize("name", ["client_key", "api/claude_proxy_key"])
 @pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("llmc-" + KEY, "is not the key of")])
 def test_a_key_that_its_reader_does_not_know_is_named(
