@@ -66,9 +66,9 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     Raises StackFailed; then the old one is there as it was. From the moment that the new one serves, it is the one.
     """
     where = entrance.place(move.config)
-    known = _revive(move, where)
     exchange, begun = rolling.Exchange([], []), False
     try:
+        known = _revive(move, where)
         if not move.on_host:
             exchange = rolling.begin(move.engine, move.docker, move.config, move.selection.scale)
         _up(move, [name for name in move.config["services"] if name not in (SCALED, BALANCER)])
@@ -135,17 +135,20 @@ def _exchange_balancer(move: Move, where: tuple[str, int], count: int) -> None:
 
 
 def _revive(move: Move, where: tuple[str, int]) -> int:
-    """How many instances the balancer has. One that runs and cannot be reached at its port is started again: the engine's own
-    forwarding of the port may have ended, and nothing else brings that back.
+    """How many instances the balancer has; it is started where it does not run.
+
+    One that runs and cannot be reached at its port is started again: the engine's own forwarding of the port may have
+    ended, and nothing else brings that back.
     """
     running = [each for each in containers.every(move.engine, move.name, BALANCER) if each.running]
     known = entrance.instances(where)
-    if known is None and any(f":{where[1]}->" in each.ports for each in running):
+    if not running:
+        _up(move, [BALANCER])
+    elif known is None and any(f":{where[1]}->" in each.ports for each in running):
         console.warn(f"the balancer does not answer at {where[0]}:{where[1]}; it is started again")
         compose.call(lambda: move.docker.container.restart([each.id for each in running]))
         containers.wait_healthy(move.engine, running, rolling.WAIT)
-        known = entrance.instances(where)
-    return known or 0
+    return known or entrance.instances(where) or 0
 
 
 def _up(move: Move, services: list[str] | None = None) -> None:

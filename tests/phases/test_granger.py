@@ -113,9 +113,11 @@ def test_nothing_else_can_be_reached(granger: Checkout, peers: dict[str, str]) -
         found["IPAddress"]
         for container in inspected
         for network, found in container["NetworkSettings"]["Networks"].items()
-        if not network.startswith("granger-") and found["IPAddress"]
+        # The isolated ones have no address of the host: what is sent there would leave the machine (tests/isolation does it
+        # with routes of its own).
+        if network.endswith(("_llm-call-network", "_outbound")) and found["IPAddress"]
     }
-    assert len(addresses) >= 8
+    assert len(addresses) >= 4
     places = [f"{host}:{port}" for host in (*names, *addresses) for port in PORTS if host in addresses or port == 8001]
     tried = json.loads(granger.docker("exec", peers["hub"], "python3", "/spoke.py", "--try", *places))
     assert {place for place, found in tried.items() if found == "connected"} == set()
