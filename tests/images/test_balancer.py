@@ -404,11 +404,13 @@ def test_a_stream_ends_before_the_balancer_does(
         assert found.container.attrs["State"]["ExitCode"] == 0
 
 
-def test_an_idle_balancer_stops_at_once(client: docker.DockerClient, images: dict[str, str], network: str) -> None:
+def test_an_idle_balancer_stops(client: docker.DockerClient, images: dict[str, str], network: str) -> None:
     with cluster(client, images, network, 1) as found:
         with found.connect(b"GET /v1/x HTTP/1.1\r\nhost: x\r\n\r\n") as idle:  # kept alive, it holds nothing up
             assert idle.recv(12) == b"HTTP/1.1 200"
-            found.container.stop(timeout=5)  # the engine kills after 5 s, which would end it with 137
+            # The engine kills after that many seconds, which would end it with 137. HAProxy closes such connections at once,
+            # but now and then, on a busy machine, when their time as idle ones is over (timeout http-keep-alive).
+            found.container.stop(timeout=75)
         found.container.reload()
         assert found.container.attrs["State"]["ExitCode"] == 0
 

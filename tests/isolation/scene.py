@@ -52,7 +52,9 @@ def scene(stack: Attacked, world: Outside) -> Iterator[Scene]:
     with peers(copy, image) as made:
         bridge, granger = made.network("bridge"), stack.granger
         for name in ("agent", "data"):
-            world.swallow(inner[name]["IPAM"]["Config"][0]["Subnet"])
+            subnet = inner[name]["IPAM"]["Config"][0]["Subnet"]
+            world.swallow(subnet)
+            made.at_the_end(world.release, subnet)
         model = made.stand_in(
             "model", f"--network={inner['outbound']['Name']}", "--network-alias=ollama", ports=(OPEN_PORT, MODEL_PORT)
         )

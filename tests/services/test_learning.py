@@ -335,6 +335,15 @@ def test_instances_that_are_gone_are_swept_once_their_answers_count_no_more(serv
     run(server.url, 1, long)
 
 
+async def _rated(learner: Any, ident: str) -> bool:
+    """Whether a rating is taken in the end: on a busy machine a Redis may count as down for half a second."""
+    for _ in range(20):
+        if await learner.rate(ident, 0.5):
+            return True
+        await asyncio.sleep(0.25)
+    return False
+
+
 def test_a_user_who_may_only_read_and_write_these_keys_is_enough(server: Server) -> None:
     password = secrets.token_urlsafe(24)
     allowed = ["hgetall", "hset", "hdel", "expire", "set", "get", "ping", "client", "hello"]
@@ -347,7 +356,7 @@ def test_a_user_who_may_only_read_and_write_these_keys_is_enough(server: Server)
         first, second = instances.learners
         ident = tell(first, "a", 10)[0]
         await instances.exchange()
-        assert await second.rate(ident, 0.5)
+        assert await _rated(second, ident)
         await instances.exchange()
         assert shown(first) == shown(second) == [10, 0, 0]
         assert all(isinstance(each, Store) and each.available for each in instances.stores)

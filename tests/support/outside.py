@@ -40,6 +40,10 @@ class Outside:
         """What arrived out there so far."""
         return heard(self.address)
 
+    def release(self, subnet: str) -> None:
+        """End that: the engine may give the subnet to another network."""
+        _ip("route", "del", subnet, "via", self.address, "dev", self.interface)
+
     def swallow(self, subnet: str) -> None:
         """Lead a subnet there, where nobody has its addresses.
 

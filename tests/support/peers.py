@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,6 +19,10 @@ class Peers:
     def __init__(self, copy: Checkout, image: str, cleanup: ExitStack) -> None:
         self._copy, self._image, self._cleanup = copy, image, cleanup
         self._mark = f"isolation-{secrets.token_hex(4)}"
+
+    def at_the_end(self, action: Callable[[str], None], what: str) -> None:
+        """Have something undone with all the rest."""
+        self._cleanup.callback(action, what)
 
     def network(self, name: str, *options: str) -> str:
         """An ordinary bridge."""
