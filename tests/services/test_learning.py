@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from llm_call.api import learning, store
-from llm_call.api.redis_login import Login
 from llm_call.api.learning import Learner
+from llm_call.api.redis_login import Login
 from llm_call.api.shared import PREFIX, RATING_SECONDS
 from llm_call.api.store import Store
 from serving.settings import Secret
