@@ -39,12 +39,15 @@ def unpacked() -> Path:
     """The folder with llama-server; unpacked on first use, under a lock of its own."""
     stamp = hashlib.sha256(" ".join((packages.SUITE, platform.machine(), *PACKAGES)).encode()).hexdigest()[:12]
     done = home() / f"llama-{stamp}"
+    with lock("looking for mmdebstrap"):
+        mmdebstrap = packages.mmdebstrap()  # may have to be fetched, for the engine at the same time
     with lock("unpacking llama-server", home() / "llama.lock"):
         if not done.exists():
-            scratch = Path(tempfile.mkdtemp(prefix="unpacking-llama-", dir=home()))
+            # Not "unpacking-": those are the engine's leftovers, which its start removes.
+            scratch = Path(tempfile.mkdtemp(prefix="llama-unpacking-", dir=home()))
             try:
                 root = scratch / "root"
-                argv = debian.unpack(packages.mmdebstrap(), packages.SUITE, PACKAGES, root, keyring=packages.keyring())
+                argv = debian.unpack(mmdebstrap, packages.SUITE, PACKAGES, root, keyring=packages.keyring())
                 run(argv, env=packages.environment(), timeout=900)
                 root.chmod(0o755)
                 root.rename(done)
