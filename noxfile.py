@@ -1,6 +1,6 @@
 """The proofs. `nox` runs all of them, `nox -s unit` one; what follows `--` goes to pytest.
 
-`./scripts/nox` runs all of them in two lanes: `--tags parts` and `--tags stacks`.
+`./scripts/nox` runs all of them in four lanes: `--tags images`, `services`, `stacks` and `moves`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OVERLAYS = ("host", "hybrid", "dev", "dev+login", "prod")
 ADD_ONS = ("gpu", "granger", "monitoring")
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["images"])
 def lint(session: nox.Session) -> None:
     """Style of Python, Dockerfiles and shell scripts; every overlay parses by itself, production keeps its policy."""
     session.run("ruff", "check", ".")
@@ -50,19 +50,19 @@ def lint(session: nox.Session) -> None:
         session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["images"])
 def types(session: nox.Session) -> None:
     """Types of the toolkit and the services, strict."""
     session.run("mypy")
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["services"])
 def unit(session: nox.Session) -> None:
     """Pure logic: no engine, no processes, no sockets."""
     session.run("pytest", "tests/unit", *session.posargs)
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["services"])
 def services(session: nox.Session) -> None:
     """The services as real processes on 127.0.0.1, with the real Redis: the one of the built image."""
     with _unpacked(session, "redis") as root, tempfile.TemporaryDirectory() as programs:
@@ -75,7 +75,7 @@ def services(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "not cli", *session.posargs, env={"PATH": path})
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["services"])
 def cli(session: nox.Session) -> None:
     """The Claude proxy with the real CLI: the binary of the built image, run on this machine."""
     with _unpacked(session, "claude-proxy") as root:
@@ -83,13 +83,13 @@ def cli(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["services"])
 def engine(session: nox.Session) -> None:
     """The embedded engine: races, crashes, full disks, builds that break; in network namespaces of its own."""
     session.run("pytest", "tests/engine", *session.posargs)
 
 
-@nox.session(tags=["parts"])
+@nox.session(tags=["images"])
 def images(session: nox.Session) -> None:
     """Every built image, started hardened."""
     session.run("pytest", "tests/images", *session.posargs)
@@ -126,19 +126,19 @@ def granger(session: nox.Session) -> None:
     session.run("pytest", "tests/phases/test_granger.py", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["moves"])
 def migrate(session: nox.Session) -> None:
     """From phase to phase and back with data in Redis, under clients that never stop calling."""
     session.run("pytest", "tests/phases/test_moves.py", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["moves"])
 def faults(session: nox.Session) -> None:
     """Kills, hangs, full volumes, a restarted engine, under clients that never stop calling."""
     session.run("pytest", "tests/faults", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["moves"])
 def isolation(session: nox.Session) -> None:
     """From inside the Claude proxy and from the shared network: what must be out of reach, each with a positive control."""
     session.run("pytest", "tests/isolation", *session.posargs)
