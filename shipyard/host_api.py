@@ -72,9 +72,14 @@ def write(project: Project, engine: Engine, selection: Selection) -> Path:
     found = environment(project, config["services"][SCALED]["environment"], ports)
     own = {name.removeprefix(PREFIX): value for name, value in dotenv.write(project).items() if name.startswith(PREFIX)}
     lines = [f"{name}={shlex.quote(value)}" for name, value in sorted({**found, **own}.items())]
-    path = project.state / "host.env"
+    path = variables(project)
     replace(path, "# For the API on the host: set -a; . .shipyard/host.env; set +a\n" + "\n".join(lines) + "\n")
     return path
+
+
+def variables(project: Project) -> Path:
+    """Its environment, for a shell to read."""
+    return project.state / "host.env"
 
 
 def process(project: Project) -> int | None:
@@ -101,13 +106,14 @@ def _answers(project: Project) -> str:
     return str(found.get("status"))
 
 
-def start(project: Project, env: Path) -> None:
-    """Start it in the background, unless it runs, and return when it accepts requests. Raises StackFailed."""
+def start(project: Project) -> None:
+    """Start it in the background, unless it runs, with what ``write`` wrote, as a person would; return when it accepts
+    requests. Raises StackFailed."""
     if number := process(project):
         console.step(f"{SCALED} runs on the host already (process {number})")
         return
     place(project).parent.mkdir(parents=True, exist_ok=True)
-    given = {**os.environ, **_parse(env)}
+    given = {**os.environ, **_parse(variables(project))}
     begun = detach([sys.executable, "-m", "llm_call.api"], log(project), env=given, cwd=project.root)
     replace(_pid_file(project), str(begun.pid))
     deadline = time.monotonic() + WAIT

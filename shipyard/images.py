@@ -21,13 +21,11 @@ from shipyard.run import watch
 @dataclass(frozen=True)
 class Request:
     """What the user asked ``build`` for. ``platform`` is a comma-separated list, ``all`` or empty for the native one;
-    with ``fallback`` an image that lacks the target is built with that one instead of being left out. ``references``
-    asks for exactly those of them that are ours, instead.
+    ``references`` asks for exactly those of them that are ours, instead.
     """
 
     images: tuple[str, ...] = ()
     target: str = "prod"
-    fallback: str = ""
     platform: str = ""
     no_cache: bool = False
     registry: str = ""
@@ -72,7 +70,7 @@ def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
     chosen = (
         plans.named(project, request.references)
         if request.references
-        else plans.select(project, request.images, request.target, request.fallback)
+        else plans.select(project, request.images, request.target)
     )
     wanted = plans.platforms([image for image, _ in chosen], request.platform, native(engine))
     base = bases.remembered(engine, project.base)

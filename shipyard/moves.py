@@ -75,7 +75,7 @@ def change(move: Move, before: Mapping[str, str]) -> None:
         _refresh(move)
         if move.on_host and move.host_api and not host_api.process(move.project):
             begun = True
-            host_api.start(move.project, move.project.state / "host.env")
+            host_api.start(move.project)
         entrance.wait(where, known + len(exchange.new) + begun)
         _exchange_balancer(move, where, len(exchange.new) + begun)
     except BaseException as failed:
@@ -116,8 +116,7 @@ def _refresh(move: Move) -> None:
     stale = [each for each in there if each.service not in (SCALED, BALANCER) and containers.stale(each)]
     if stale:
         console.step(f"restarting {', '.join(each.service for each in stale)}: what is mounted there was replaced")
-        compose.call(lambda: move.docker.container.restart([each.id for each in stale]))
-        containers.wait_healthy(move.engine, stale, rolling.WAIT)
+        rolling.restart(move.engine, move.docker, stale)
 
 
 def _exchange_balancer(move: Move, where: tuple[str, int], count: int) -> None:
@@ -146,8 +145,7 @@ def _revive(move: Move, where: tuple[str, int]) -> int:
         _up(move, [BALANCER])
     elif known is None and any(f":{where[1]}->" in each.ports for each in running):
         console.warn(f"the balancer does not answer at {where[0]}:{where[1]}; it is started again")
-        compose.call(lambda: move.docker.container.restart([each.id for each in running]))
-        containers.wait_healthy(move.engine, running, rolling.WAIT)
+        rolling.restart(move.engine, move.docker, running)
     return known or entrance.instances(where) or 0
 
 
@@ -160,7 +158,7 @@ def _up(move: Move, services: list[str] | None = None) -> None:
             wait_timeout=rolling.WAIT,
             dependencies=services is None,
             remove_orphans=services is None,
-            scales={} if move.on_host else {SCALED: move.selection.scale} if services is None else {},
+            scales={SCALED: move.selection.scale} if services is None and not move.on_host else {},
             quiet=True,
         )
     )
@@ -175,7 +173,7 @@ def _settle(move: Move) -> None:
         return
     left = containers.every(move.engine, move.name, SCALED)
     if move.host_api:
-        host_api.start(move.project, move.project.state / "host.env")
+        host_api.start(move.project)
     if host_api.process(move.project):
         entrance.wait(where, 1 + sum(1 for each in left if each.well))
         rolling.retire(move.docker, left)

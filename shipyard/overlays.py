@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shipyard import compose, policy
@@ -71,7 +70,7 @@ def check(project: Project, engine: Engine, selection: Selection) -> None:
     """Raise ConfigError with everything that must not be in production; other overlays are free."""
     if selection.overlay != "prod":
         return
-    found = policy.faults(effective(project, engine, replace(selection, scale=1)), project.root)
+    found = policy.faults(effective(project, engine, selection), project.root)
     if found:
         raise ConfigError(found)
 

@@ -10,10 +10,10 @@ from shipyard.models import Base, Image, Job, Project
 from shipyard.names import perhaps
 
 
-def select(project: Project, names: Iterable[str], target: str, fallback: str = "") -> list[tuple[Image, str]]:
+def select(project: Project, names: Iterable[str], target: str) -> list[tuple[Image, str]]:
     """The images asked for, or all of them, each with the target to build.
 
-    Without names, images that lack the target are left out, or take ``fallback`` where they have that.
+    Without names, images that lack the target are left out.
     Raises UnknownName for all unknown names at once, each with its nearest match.
     """
     names = list(dict.fromkeys(names))
@@ -34,8 +34,7 @@ def select(project: Project, names: Iterable[str], target: str, fallback: str = 
         ]
     if problems:
         raise UnknownName("\n".join(problems))
-    wanted = ((image, target if target in image.targets else fallback) for image in chosen)
-    return [(image, each) for image, each in wanted if each in image.targets]
+    return [(image, target) for image in chosen if target in image.targets]
 
 
 def named(project: Project, references: Iterable[str]) -> list[tuple[Image, str]]:

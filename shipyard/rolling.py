@@ -71,6 +71,12 @@ def retire(docker: DockerClient, found: list[Container], *, force: bool = False)
         compose.call(lambda: docker.container.remove(names, force=True))
 
 
+def restart(engine: Engine, docker: DockerClient, found: list[Container]) -> None:
+    """Stop containers cleanly, start them again and wait until they are healthy. Raises StackFailed."""
+    compose.call(lambda: docker.container.restart([each.id for each in found]))
+    containers.wait_healthy(engine, found, WAIT)
+
+
 def outdated(
     engine: Engine, docker: DockerClient, config: Mapping[str, Any], there: list[Container]
 ) -> list[Container]:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shipyard import acl, compose, console, containers, dotenv, host_api, secrets
+from shipyard import acl, compose, console, containers, dotenv, host_api, rolling, secrets
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project
 from shipyard.names import perhaps
@@ -26,8 +26,6 @@ PAIRS = {"client": CLIENT, "claude-proxy": CLAUDE_PROXY}
 KINDS = (*PAIRS, "redis")
 #: Seconds after which every service has noticed a new file of digests: twice RECHECK_SECONDS of src/serving/auth.py.
 NOTICED = 2.0
-#: Seconds until a container that was started again must be healthy.
-WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,7 @@ def restart(project: Project, engine: Engine | None, service: str) -> None:
         if found:
             console.step(f"restarting {service}")
             docker = compose.by_name(project, engine)
-            compose.call(lambda: docker.container.restart([each.id for each in found]))
-            containers.wait_healthy(engine, found, WAIT)
+            rolling.restart(engine, docker, found)
 
 
 def _reload_api(project: Project, engine: Engine | None) -> None:

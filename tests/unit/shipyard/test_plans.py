@@ -26,11 +26,6 @@ def test_without_names_every_image_that_has_the_target(project: Project) -> None
     assert chosen(plans.select(project, [], "dev")) == [("api", "dev")]
 
 
-def test_an_image_without_the_target_takes_the_fallback(project: Project) -> None:
-    assert chosen(plans.select(project, [], "dev", "prod")) == [("api", "dev"), ("redis", "prod")]
-    assert chosen(plans.select(project, [], "dev", "debug")) == [("api", "dev")]
-
-
 def test_named_images_once_each_in_the_order_asked(project: Project) -> None:
     assert chosen(plans.select(project, ["redis", "api", "redis"], "prod")) == [("redis", "prod"), ("api", "prod")]
 
