@@ -1,6 +1,6 @@
 """The proofs. `nox` runs all of them, `nox -s unit` one; what follows `--` goes to pytest.
 
-`./scripts/nox` runs all of them in four lanes: `--tags images`, `services`, `stacks` and `moves`.
+`./scripts/nox` runs all of them in three lanes at the same time: `--tags lane1`, `lane2` and `lane3`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OVERLAYS = ("host", "hybrid", "dev", "dev+login", "prod")
 ADD_ONS = ("gpu", "granger", "monitoring")
 
 
-@nox.session(tags=["images"])
+@nox.session(tags=["lane1"])
 def lint(session: nox.Session) -> None:
     """Style of Python, Dockerfiles and shell scripts; every overlay parses by itself, production keeps its policy."""
     session.run("ruff", "check", ".")
@@ -50,19 +50,19 @@ def lint(session: nox.Session) -> None:
         session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
 
 
-@nox.session(tags=["images"])
+@nox.session(tags=["lane1"])
 def types(session: nox.Session) -> None:
     """Types of the toolkit and the services, strict."""
     session.run("mypy")
 
 
-@nox.session(tags=["services"])
+@nox.session(tags=["lane2"])
 def unit(session: nox.Session) -> None:
     """Pure logic: no engine, no processes, no sockets."""
     session.run("pytest", "tests/unit", *session.posargs)
 
 
-@nox.session(tags=["services"])
+@nox.session(tags=["lane2"])
 def services(session: nox.Session) -> None:
     """The services as real processes on 127.0.0.1, with the real Redis: the one of the built image."""
     with _unpacked(session, "redis") as root, tempfile.TemporaryDirectory() as programs:
@@ -75,7 +75,7 @@ def services(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "not cli", *session.posargs, env={"PATH": path})
 
 
-@nox.session(tags=["services"])
+@nox.session(tags=["lane2"])
 def cli(session: nox.Session) -> None:
     """The Claude proxy with the real CLI: the binary of the built image, run on this machine."""
     with _unpacked(session, "claude-proxy") as root:
@@ -83,62 +83,62 @@ def cli(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
-@nox.session(tags=["services"])
+@nox.session(tags=["lane2"])
 def engine(session: nox.Session) -> None:
     """The embedded engine: races, crashes, full disks, builds that break; in network namespaces of its own."""
     session.run("pytest", "tests/engine", *session.posargs)
 
 
-@nox.session(tags=["images"])
+@nox.session(tags=["lane1"])
 def images(session: nox.Session) -> None:
     """Every built image, started hardened."""
     session.run("pytest", "tests/images", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["lane1"])
 def dev(session: nox.Session) -> None:
     """`invoke dev`: hot reload, every port, Ctrl-C."""
     session.run("pytest", "tests/phases/test_dev.py", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["lane1"])
 def phase1(session: nox.Session) -> None:
     """`invoke host`: the API on the host, a request through every path, nothing left afterwards."""
     session.run("pytest", "tests/phases/test_host.py", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["lane2"])
 def phase2(session: nox.Session) -> None:
     """`invoke hybrid`: everything in containers, with debug access; a request through every path."""
     session.run("pytest", "tests/phases/test_hybrid.py", *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["lane2"])
 def phase3(session: nox.Session) -> None:
     """`invoke prod`: hardened, the way out, monitoring; a request through every path."""
     files = ("prod", "rotation", "monitoring", "way_out")
     session.run("pytest", *(f"tests/phases/test_{name}.py" for name in files), *session.posargs)
 
 
-@nox.session(tags=["stacks"])
+@nox.session(tags=["lane2"])
 def granger(session: nox.Session) -> None:
     """`--granger`: a hub and spokes on the shared network use the API and reach nothing else."""
     session.run("pytest", "tests/phases/test_granger.py", *session.posargs)
 
 
-@nox.session(tags=["moves"])
+@nox.session(tags=["lane3"])
 def migrate(session: nox.Session) -> None:
     """From phase to phase and back with data in Redis, under clients that never stop calling."""
     session.run("pytest", "tests/phases/test_moves.py", *session.posargs)
 
 
-@nox.session(tags=["moves"])
+@nox.session(tags=["lane3"])
 def faults(session: nox.Session) -> None:
     """Kills, hangs, full volumes, a restarted engine, under clients that never stop calling."""
     session.run("pytest", "tests/faults", *session.posargs)
 
 
-@nox.session(tags=["moves"])
+@nox.session(tags=["lane3"])
 def isolation(session: nox.Session) -> None:
     """From inside the Claude proxy and from the shared network: what must be out of reach, each with a positive control."""
     session.run("pytest", "tests/isolation", *session.posargs)

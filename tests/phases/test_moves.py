@@ -168,11 +168,12 @@ def test_the_scale_changes_under_load(stack: Checkout) -> None:
 def test_another_version_under_a_stream(stack: Checkout) -> None:
     """Every container is another one then, the balancer too: a gap, but a short one, and nobody waits for a stream."""
     stack.invoke("prod")
-    (stack.root / "VERSION").write_text("0.0.1\n")
+    (stack.root / "VERSION").write_text("0.1.0\n")
     with caller.calling(stack, caller.models) as record:
         stack.invoke("prod")
-    assert {each["image"].rpartition(":")[2] for each in stack.json("status")["services"]} == {"0.0.1"}
-    assert all("Error" in each or "Disconnected" in each for each in record.failures)  # refused, never a wrong answer
+    assert {each["image"].rpartition(":")[2] for each in stack.json("status")["services"]} == {"0.1.0"}
+    refused = ("Error", "Disconnected", "no_instance")  # never a wrong answer
+    assert [each for each in record.failures if not any(word in each for word in refused)] == []
     seconds = [float(each.split()[0]) for each in record.failures]
     assert not seconds or max(seconds) - min(seconds) < 15
     paths.through_the_cli(stack)

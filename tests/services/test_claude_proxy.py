@@ -103,7 +103,7 @@ def test_a_client_that_leaves_takes_the_whole_group_with_it(proxy: Proxy, cli: P
         client.wait(10)
     gone(cli, 2.5)
     wait_until(lambda: proxy.folders() == [], 2, "the request's folder is still there")
-    assert '"disconnected":true' in proxy.log.read_text()
+    wait_until(lambda: '"disconnected":true' in proxy.log.read_text(), 5, "the log does not say who left")
 
 
 def test_a_full_house_is_a_429_that_says_when_to_come_back(start: Start, cli: Path) -> None:

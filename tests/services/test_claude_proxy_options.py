@@ -199,7 +199,7 @@ def test_a_login_folder_is_the_clis_own_and_writable(start: Start, tmp_path: Pat
 
 
 def test_figures_of_the_calls(start: Start) -> None:
-    with start(CLAUDE_PROXY_DEADLINE="1", CLAUDE_PROXY_MAX_PROCESSES="1", CLAUDE_PROXY_QUEUE="0") as proxy:
+    with start(CLAUDE_PROXY_DEADLINE="4", CLAUDE_PROXY_MAX_PROCESSES="1", CLAUDE_PROXY_QUEUE="0") as proxy:
         assert proxy.chat("hello").json()["usage"]["cost_usd"] == 0.25
         wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, 2, "the slot does not come free")
         stream = proxy.open_stream("hang", model="claude-opus-9")

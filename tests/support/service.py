@@ -21,16 +21,20 @@ START_SECONDS = 20.0
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """Return the first true value of `condition`; fail with `what` when it does not come in time."""
+    """Return the first true value of `condition`; fail with `what` when it does not come in time.
+
+    To ask may cost a process, and others wait for the cores: most of the time is left to them.
+    """
     end = time.monotonic() + seconds
     while True:
+        begun = time.monotonic()
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
             msg = f"waited {seconds:g} s in vain for: {what}"
             raise AssertionError(msg)
-        time.sleep(0.01)
+        time.sleep(min(1.0, max(0.01, 2 * (time.monotonic() - begun))))
 
 
 class Service:
@@ -83,7 +87,7 @@ class Service:
     def _request(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             connection.request(method, path, body, {**given, "connection": "close"})
