@@ -11,7 +11,7 @@ import pytest
 from tests.phases import paths
 from tests.support import caller
 from tests.support.service import wait_until
-from tests.support.stack import Checkout
+from tests.support.stack import VERSION, Checkout
 
 KEPT = ("balancer", "redis", "claude-proxy", "egress")
 
@@ -168,10 +168,10 @@ def test_the_scale_changes_under_load(stack: Checkout) -> None:
 def test_another_version_under_a_stream(stack: Checkout) -> None:
     """Every container is another one then, the balancer too: a gap, but a short one, and nobody waits for a stream."""
     stack.invoke("prod")
-    (stack.root / "VERSION").write_text("0.1.0\n")
+    (stack.root / "VERSION").write_text(f"{VERSION}1\n")
     with caller.calling(stack, caller.models) as record:
         stack.invoke("prod")
-    assert {each["image"].rpartition(":")[2] for each in stack.json("status")["services"]} == {"0.1.0"}
+    assert {each["image"].rpartition(":")[2] for each in stack.json("status")["services"]} == {f"{VERSION}1"}
     refused = ("Error", "Disconnected", "no_instance")  # never a wrong answer
     assert [each for each in record.failures if not any(word in each for word in refused)] == []
     seconds = [float(each.split()[0]) for each in record.failures]
