@@ -127,11 +127,14 @@ def test_claude_proxy_names_the_missing_login(proxy: Any) -> None:
 def test_claude_proxy_has_the_tools_that_the_cli_needs(proxy: Any) -> None:
     container, _ = proxy
     script = (
-        "set -eu; export HOME=/workspace; cd /workspace; rm -rf r; git init -q r; cd r; git config user.name a; git config user.email a@b;"
+        "set -eu; export HOME=/workspace; cd /workspace; rm -rf r; git init -q r; cd r;"
+        "git config user.name a; git config user.email a@b;"
         "echo one >f; git add f; git commit -qm one; git log --format=%s; find . -name f | grep -c f; sed s/one/two/ f; id -u"
     )
     # The engine waits two seconds for the last words of a process that has ended; on a busy machine they can be lost.
-    status, output = wait_until(lambda: (done := container.exec_run(["bash", "-c", script]))[1] and done, "any output", 20)
+    status, output = wait_until(
+        lambda: (done := container.exec_run(["bash", "-c", script]))[1] and done, "any output", 20
+    )
     assert (status, output.decode().split()) == (0, ["one", "1", "two", "10004"])
 
 
