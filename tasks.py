@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from verbs import engine, images, secrets, stack
+from verbs import engine, images, locks, registry, release, sbom, secrets, signing, stack
 
 namespace = Collection(
     images.build,
@@ -19,6 +19,16 @@ namespace = Collection(
     stack.logs,
     stack.down,
     stack.config,
+    locks.lock,
+    locks.repro,
+    sbom.sbom,
+    release.release,
+    release.push,
+    signing.sign,
+    signing.verify,
+    release.promote,
     Collection("secrets", secrets.secrets_init, secrets.secrets_check, secrets.secrets_rotate),
+    Collection("signing", signing.signing_init),
+    Collection("registry", registry.registry_up, registry.registry_down, registry.registry_status),
     Collection("engine", engine.engine_up, engine.engine_down, engine.engine_status, engine.engine_env),
 )

@@ -82,6 +82,54 @@ class BaseUnavailable(ShipyardError):
     exit_code = 12
 
 
+class RegistryFailed(ShipyardError):
+    """A registry cannot be reached, refuses what it should take, or breaks."""
+
+    exit_code = 15
+
+
+class AccessDenied(ShipyardError):
+    """A registry wants other credentials, or does not let these write."""
+
+    exit_code = 16
+
+
+class SigningFailed(ShipyardError):
+    """No key, a key that its password does not open, or cosign refuses."""
+
+    exit_code = 17
+
+
+class VerificationFailed(ShipyardError):
+    """What is published is not what it should be; the message lists every fault."""
+
+    exit_code = 18
+
+
+class ReleaseRefused(ShipyardError):
+    """A release may not begin; the message lists every reason."""
+
+    exit_code = 19
+
+
+class ReleaseBusy(ShipyardError):
+    """Another release of this checkout is under way; the message names its owner."""
+
+    exit_code = 20
+
+
+class NotReproducible(ShipyardError):
+    """A rebuild gave other bytes; the message names layer, path and kind of each difference."""
+
+    exit_code = 21
+
+
+class LockStale(ShipyardError):
+    """Locked Debian packages can no longer be had; the message names them and what a refresh would change."""
+
+    exit_code = 22
+
+
 class NoGpu(ShipyardError):
     """A GPU is asked for, and this machine or its engine has none to give."""
 

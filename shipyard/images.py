@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, failures, host, inputs, plans, sizes
+from shipyard import bases, console, debian_locks, failures, host, inputs, plans, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
-from shipyard.errors import EngineFailed, OverBudget
+from shipyard.errors import EngineFailed, LockStale, OverBudget
 from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
 from shipyard.progress import Progress
 from shipyard.run import watch
@@ -139,6 +139,17 @@ def _changes(labels: dict[str, str], job: Job) -> list[str]:
 
 
 def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request) -> dict[str, float]:
+    """Build from the locked Debian packages, as a release does; where some are gone, say so and take the current ones."""
+    try:
+        return _request(project, engine, jobs, base, request, "strict")
+    except LockStale as stale:
+        console.warn(f"{stale}\nThis build goes on with the versions of today; a release would not.")
+        return _request(project, engine, jobs, base, request, "prefer")
+
+
+def _request(
+    project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request, debian_lock: str
+) -> dict[str, float]:
     revision, epoch = host.revision(project.root)
     document = bake.document(
         project,
@@ -148,12 +159,14 @@ def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, requ
         epoch=epoch,
         no_cache=request.no_cache,
         secrets={"ca": bundle} if (bundle := host.ca_bundle()) else {},
+        debian_lock=debian_lock,
     )
     with Progress([job.key for job in jobs]) as progress:
         environment = bake.environment(engine.environment())
         status = watch(bake.argv(engine.docker), progress.line, env=environment, cwd=project.root, text=document)
     if status:
-        raise failures.explain(engine, progress, jobs)
+        stale = debian_locks.stale(project, engine, base, [job.image for job in jobs], progress)
+        raise stale or failures.explain(engine, progress, jobs)
     return progress.finished
 
 

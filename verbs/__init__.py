@@ -16,9 +16,12 @@ from shipyard import console
 from shipyard.errors import ShipyardError
 
 HELP = {
+    "allow-detached": "release a commit that no branch names",
     "api": "start the API on this host, in the background",
+    "bump": "major, minor, patch or a version",
     "detach": "return when the stack is healthy instead of streaming its logs",
     "diff": "another overlay: show what differs there",
+    "dry-run": "print the plan, touch nothing",
     "finish": "end the old key",
     "follow": "go on until Ctrl-C",
     "gpu": "with Ollama on a GPU",
@@ -30,11 +33,15 @@ HELP = {
     "overlay": "host, hybrid, prod or dev; with add-ons: prod+granger",
     "platform": 'comma-separated platforms, or "all" (default: the engine\'s own)',
     "refresh": "decide again, with today's packages or the hub's newest image",
+    "registry": "HOST[:PORT][/PREFIX] (default: SHIPYARD_REGISTRY, else the embedded one)",
     "scale": "instances: llm-call-api=3",
     "service": "one service (default: all)",
+    "skip-repro": "the reason why images are not rebuilt; it goes into the provenance",
     "tail": "lines per service",
     "target": "prod, dev or debug",
+    "version": "a version that is released already",
     "volumes": "remove the stack's data too",
+    "what": "a version, reference or digest (default: VERSION)",
 }
 
 
@@ -56,7 +63,10 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 sys.exit(130)
 
         lists = [each for each in options if each in ("image", "scale")]
-        return task(name=name, iterable=lists, help={each: HELP[each] for each in options})(clean)
+        positional = [each for each in options if each in ("what",)]
+        return task(
+            name=name, positional=positional or None, iterable=lists, help={each: HELP[each] for each in options}
+        )(clean)
 
     return decorate
 

@@ -1,13 +1,22 @@
-"""All images of all targets, built (or found up to date) once, and a client of the engine that holds them."""
+"""All images of all targets, built (or found up to date) once, and a client of the engine that holds them.
+
+``SHIPYARD_TEST_IMAGES`` names images that are there already, such as those of a release, and that are looked at instead of
+built ones: ``{"api": "llm-call-api:1.2.3-release"}``, with ``api-cuda`` for a target other than prod.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 import docker
 import shipyard
+from shipyard import images, plans, sizes
+from shipyard.engine import Engine
 from shipyard.models import BuildResult, Project
 from tests.support.stack import ROOT
 
@@ -25,6 +34,54 @@ def project() -> Project:
 def engine() -> object:
     # Without an engine this raises, so the tests fail: a skipped proof would look like a passed one.
     return shipyard.engine.find()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _given(project: Project, engine: Engine) -> Iterator[None]:
+    given = json.loads(os.environ.get("SHIPYARD_TEST_IMAGES") or "{}")
+    known = {_key(image.name, target) for image in project.images.values() for target in image.targets}
+    assert set(given) <= known, (
+        f"SHIPYARD_TEST_IMAGES names images that docker/images.toml does not: {set(given) - known}"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        if given:
+            patch.setattr(images, "build", _instead(given, images.build))
+        yield
+
+
+def _key(name: str, target: str) -> str:
+    return name if target == "prod" else f"{name}-{target}"
+
+
+def _instead(
+    given: dict[str, str], build: Callable[[Project, Engine, images.Request], list[BuildResult]]
+) -> Callable[[Project, Engine, images.Request], list[BuildResult]]:
+    """``images.build``, which leaves the given images alone; what goes by another registry's name is built."""
+
+    def chosen(project: Project, engine: Engine, request: images.Request) -> list[BuildResult]:
+        wanted = (
+            plans.named(project, request.references)
+            if request.references
+            else plans.select(project, request.images, request.target, request.fallback)
+        )
+        if request.registry or not any(_key(image.name, target) in given for image, target in wanted):
+            return build(project, engine, request)
+        found = []
+        for image, target in wanted:
+            reference = given.get(_key(image.name, target))
+            if reference is None:
+                one = replace(request, images=(image.name,), target=target, references=())
+                found += build(project, engine, one)
+                continue
+            digest, native = images.digest(engine, reference), images.native(engine)
+            assert digest, f"SHIPYARD_TEST_IMAGES: the engine has no {reference}"
+            size = sizes.measure(engine, reference, digest, native).total
+            found.append(
+                BuildResult(image.name, target, native, reference, digest, size, "given", "SHIPYARD_TEST_IMAGES", 0.0)
+            )
+        return found
+
+    return chosen
 
 
 @pytest.fixture(scope="session")

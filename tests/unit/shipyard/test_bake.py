@@ -36,7 +36,7 @@ def target(job: Job, **changes: Any) -> dict[str, Any]:
                 '{"docker/api/Dockerfile":"1111111111111111","src/app.py":"2222222222222222"}'
             ),
         },
-        "args": {"SOURCE_DATE_EPOCH": "1767225600"},
+        "args": {"SOURCE_DATE_EPOCH": "1767225600", "DEBIAN_LOCK": "prefer"},
         "contexts": {"debian:trixie-slim": "docker-image://shipyard-base:0123"},
         "secret": [],
         "output": ["type=image"],
@@ -75,6 +75,49 @@ def test_no_cache_and_secrets_by_file(project: Project, job: Job) -> None:
     assert document == {
         "group": {"default": {"targets": ["api-prod"]}},
         "target": {"api-prod": target(job, secret=["id=ca,src=/etc/ca.crt"], **{"no-cache": True})},
+    }
+
+
+def test_a_release_s_layouts(project: Project, job: Job) -> None:
+    document = json.loads(
+        bake.document(
+            project,
+            [job],
+            BASE,
+            revision="abc123",
+            epoch=EPOCH,
+            again={"api": ["base", "prod"]},
+            debian_lock="strict",
+            layouts=Path("/srv/a, b"),
+        )
+    )
+    changes = {
+        "args": {"SOURCE_DATE_EPOCH": "1767225600", "DEBIAN_LOCK": "strict"},
+        "tags": [],
+        "output": ['type=oci,"dest=/srv/a, b/api-prod",tar=false'],
+        "no-cache-filter": ["base", "prod"],
+    }
+    assert document["target"] == {"api-prod": target(job, **changes)}
+
+
+def test_what_locks_are_written_from(project: Project) -> None:
+    folder, secrets = Path("/srv/locks"), {"ca": Path("/etc/ca.crt")}
+    document = json.loads(
+        bake.locks_document(
+            project, [project.images["redis"]], BASE, folder, epoch=EPOCH, secrets=secrets, debian_lock="refresh 1"
+        )
+    )
+    assert document["target"] == {
+        "redis": {
+            "context": ".",
+            "dockerfile": "docker/redis/Dockerfile",
+            "target": "debian-lock",
+            "platforms": ["linux/amd64"],
+            "args": {"SOURCE_DATE_EPOCH": "1767225600", "DEBIAN_LOCK": "refresh 1"},
+            "contexts": {"debian:trixie-slim": "docker-image://shipyard-base:0123"},
+            "secret": ["id=ca,src=/etc/ca.crt"],
+            "output": ["type=local,dest=/srv/locks/redis,platform-split=true"],
+        }
     }
 
 

@@ -22,6 +22,14 @@ def test_exit_codes() -> None:
         "BaseUnavailable": 12,
         "CommandFailed": 13,
         "NoGpu": 14,
+        "RegistryFailed": 15,
+        "AccessDenied": 16,
+        "SigningFailed": 17,
+        "VerificationFailed": 18,
+        "ReleaseRefused": 19,
+        "ReleaseBusy": 20,
+        "NotReproducible": 21,
+        "LockStale": 22,
     }
     assert len(set(codes.values())) == len(codes), "two errors share an exit code"
     assert 2 not in codes.values(), "Invoke itself uses 2 for a wrong command line"

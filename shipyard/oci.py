@@ -1,0 +1,146 @@
+"""Names, digests and documents of the OCI image and distribution specifications (both 1.1). Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipyard.errors import UnknownName
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+#: Documents that list manifests, and documents that list blobs.
+INDEXES = (INDEX, DOCKER_INDEX)
+MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
+#: Bytes of a manifest: what the distribution specification asks registries to take at least, and what they take at most.
+LONGEST = 4 * 1024 * 1024
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# The grammar of github.com/distribution/reference, which docker, cosign and every registry use.
+_HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+#: Characters of a repository's name with its registry (github.com/distribution/reference, NameTotalLengthMax).
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What a document says of another one or of a blob. ``size`` in bytes; ``platform`` is empty when none is named."""
+
+    media_type: str
+    digest: str
+    size: int
+    platform: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A name of an image. ``registry``, ``tag`` and ``digest`` are empty when the text does not name them."""
+
+    registry: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.registry}/{self.repository}" if self.registry else self.repository
+        return name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+def digest(data: bytes) -> str:
+    """The digest of some bytes: ``sha256:<64 hex>``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def is_digest(text: object) -> bool:
+    """Whether it is a SHA-256 digest; no other algorithm is used here."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def is_tag(text: str) -> bool:
+    """Whether it can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+def parse_reference(text: str) -> Reference:
+    """``[registry/]repository[:tag][@digest]`` in its parts; nothing is added that is not written.
+
+    The first part is a registry when it has a dot, a colon or brackets, or is ``localhost``: docker's own rule.
+    Raises UnknownName saying which part is wrong.
+    """
+    rest, at, found = text.partition("@")
+    if at and not is_digest(found):
+        _refuse(text, f"{found!r} is no digest; one is sha256: and 64 lower-case hexadecimal digits")
+    first, slash, path = rest.partition("/")
+    registry = first if slash and (first == "localhost" or re.search(r"[.:\[]", first)) else ""
+    name, colon, tag = (path if registry else rest).partition(":")
+    if registry and not _HOST.fullmatch(registry):
+        _refuse(text, f"{registry!r} is no registry; one is HOST or HOST:PORT")
+    if colon and not is_tag(tag):
+        _refuse(text, f"{tag!r} is no tag; one has letters, digits, '_', '.' and '-', at most 128")
+    if not _REPOSITORY.fullmatch(name) or len(registry) + len(name) >= _LONGEST_NAME:
+        _refuse(
+            text, f"{name!r} is no repository; one has lower-case letters and digits, parted by '/', '.', '_' or '-'"
+        )
+    return Reference(registry, name, tag, found)
+
+
+def _refuse(text: str, reason: str) -> None:
+    msg = f"{text!r} is no reference of an image: {reason}"
+    raise UnknownName(msg)
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """An index, a manifest or a config as its document. Raises ValueError when it is not a JSON object."""
+    document = json.loads(raw)
+    if not isinstance(document, dict):
+        msg = "not a JSON object"
+        raise ValueError(msg)
+    return document
+
+
+def media_type(document: Mapping[str, Any]) -> str:
+    """The kind of a document: what it says, else what it looks like (OCI's index and manifest may leave it out)."""
+    if isinstance(said := document.get("mediaType"), str) and said:
+        return said
+    return INDEX if "manifests" in document else MANIFEST
+
+
+def descriptor(document: Any) -> Descriptor:
+    """One descriptor. Raises ValueError when digest or size are missing or strange."""
+    found = document if isinstance(document, dict) else {}
+    size = found.get("size")
+    if not is_digest(found.get("digest")) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        msg = f"not a descriptor with a SHA-256 digest and a size: {str(document)[:200]}"
+        raise ValueError(msg)
+    return Descriptor(str(found.get("mediaType", "")), found["digest"], size, platform(found.get("platform")))
+
+
+def platform(document: Any) -> str:
+    """``os/architecture[/variant]``; the variant that is the only one in use, arm64's v8, is left out as docker does."""
+    if not isinstance(document, dict) or not document.get("os"):
+        return ""
+    parts = [str(document.get(key) or "") for key in ("os", "architecture", "variant")]
+    if parts[1:] == ["arm64", "v8"]:
+        parts[2] = ""
+    return "/".join(part for part in parts if part)
+
+
+def manifests(index: Mapping[str, Any]) -> tuple[Descriptor, ...]:
+    """The manifests that an index lists, attestations of docker's (platform ``unknown/unknown``) among them."""
+    return tuple(descriptor(each) for each in index.get("manifests") or ())
+
+
+def blobs(manifest: Mapping[str, Any]) -> tuple[Descriptor, ...]:
+    """The blobs of a manifest: its config, then its layers from the lowest. Raises ValueError when it is not a manifest."""
+    return (descriptor(manifest.get("config")), *(descriptor(each) for each in manifest.get("layers") or ()))

@@ -1,0 +1,212 @@
+"""A client of one registry (OCI distribution specification 1.1); what it reads is what its digest says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlencode
+
+from shipyard import credentials, oci
+from shipyard.errors import RegistryFailed
+from shipyard.logins import Login
+from shipyard.registry_access import Client
+from shipyard.registry_http import PATIENCE, Answer, Passing, Wrong
+
+#: Seconds in which a registry must answer the first question; one that does not is down.
+FIRST_ANSWER = 5.0
+#: Bytes of a config or an attachment (an SBOM of some thousand packages has a few MB).
+LARGEST_BLOB = 64 * 1024 * 1024
+_ACCEPT = {"Accept": ", ".join((*oci.INDEXES, *oci.MANIFESTS))}
+_BINARY = {"Content-Type": "application/octet-stream"}
+#: What docker-registry also says of a blob or manifest whose record another push is writing at this very moment.
+_HALF_WRITTEN = re.compile(rb"DIGEST_INVALID|MANIFEST_BLOB_UNKNOWN")
+#: Pages of tags that are read: each has up to 1000.
+_PAGES = 1000
+
+
+class Registry:
+    """One registry (``HOST`` or ``HOST:PORT``); safe for several threads.
+
+    Every method raises RegistryFailed when it does not answer within ``patience`` seconds or refuses, and AccessDenied
+    when it wants another login. What is not there is None or false, never an error.
+    """
+
+    def __init__(self, host: str, login: Login | None = None, patience: float = PATIENCE) -> None:
+        self.host = host
+        login = login or credentials.find(host)
+        self._client, self._first = Client(host, login, patience), Client(host, login, min(patience, FIRST_ANSWER))
+        self._wire = self._client.wire
+
+    def stop(self) -> None:
+        """Let what other threads send or wait for here end with an error."""
+        self._wire.stop()
+
+    def ping(self) -> float | None:
+        """Whether it answers, and to our login. Returns its clock in seconds since 1970 where it tells."""
+
+        def attempt() -> Answer:
+            return self._good(self._first.request("GET", "/v2/"), 200)
+
+        date = self._first.wire.patiently(attempt, "asked for /v2/").headers.get("date", "")
+        try:
+            return parsedate_to_datetime(date).timestamp()
+        except (ValueError, TypeError):
+            return None
+
+    def writable(self, repository: str) -> None:
+        """Raise AccessDenied unless a push may begin: one is begun and given up."""
+
+        def attempt() -> None:
+            place = self._begin(self._first, repository)
+            # A registry that cannot give up an upload forgets it by itself.
+            self._first.request("DELETE", place, scopes=_push(repository))
+
+        self._first.wire.patiently(attempt, f"beginning a push to {repository}")
+
+    def head(self, repository: str, reference: str) -> str | None:
+        """The digest that a tag or digest names, as the registry says; None when there is nothing."""
+
+        def attempt() -> tuple[bool, str | None]:
+            answer = self._get("HEAD", repository, f"manifests/{reference}", 0)
+            said = answer.headers.get("docker-content-digest") if answer else None
+            if said and (not oci.is_digest(said) or (oci.is_digest(reference) and said != reference)):
+                msg = f"it says that {reference} is {said[:80]}"
+                raise Wrong(msg)
+            return answer is None, said
+
+        absent, said = self._wire.patiently(attempt, f"looking for {repository} {reference}")
+        if absent or said:
+            return said
+        found = self.manifest(repository, reference)  # this registry does not tell digests
+        return found[2] if found else None
+
+    def manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
+        """An index or manifest by tag or digest: its bytes, media type and digest, which was computed from the bytes."""
+
+        def attempt() -> tuple[bytes, str, str] | None:
+            answer = self._get("GET", repository, f"manifests/{reference}", oci.LONGEST)
+            if answer is None:
+                return None
+            said, digest = answer.headers.get("docker-content-digest"), oci.digest(answer.body)
+            asked = {said or digest, reference if oci.is_digest(reference) else digest}
+            if asked != {digest}:
+                msg = f"the bytes of {reference} are {digest}, not {' or '.join(sorted(asked - {digest}))[:200]}"
+                raise Wrong(msg)
+            return answer.body, answer.headers.get("content-type", "").partition(";")[0].strip(), digest
+
+        return self._wire.patiently(attempt, f"reading {repository} {reference}")
+
+    def blob(self, repository: str, digest: str, limit: int = LARGEST_BLOB) -> bytes | None:
+        """A small blob such as a config, at most ``limit`` bytes; None when it is not there."""
+
+        def attempt() -> bytes | None:
+            answer = self._get("GET", repository, f"blobs/{digest}", limit)
+            if answer and oci.digest(answer.body) != digest:
+                msg = f"the bytes of {digest} are {oci.digest(answer.body)}"
+                raise Wrong(msg)
+            return answer.body if answer else None
+
+        return self._wire.patiently(attempt, f"reading {repository} {digest}")
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """Whether a blob is there."""
+        what = f"looking for {repository} {digest}"
+        return self._wire.patiently(lambda: self._get("HEAD", repository, f"blobs/{digest}", 0), what) is not None
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """Every tag, sorted; none when there is no such repository."""
+        found: set[str] = set()
+        page = "tags/list?n=1000"
+        for _ in range(_PAGES):
+            answer = self._wire.patiently(
+                lambda page=page: self._get("GET", repository, page, oci.LONGEST),  # type: ignore[misc]
+                f"reading the tags of {repository}",
+            )
+            if answer is None:
+                break
+            try:
+                found |= {str(each) for each in oci.parse(answer.body).get("tags") or ()}
+            except (ValueError, TypeError):
+                msg = f"{self.host}: its list of tags of {repository} is no such list"
+                raise RegistryFailed(msg) from None
+            following = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("link", ""))
+            if following is None:
+                break
+            page = following[1]
+        return tuple(sorted(found))
+
+    def push_blob(self, repository: str, digest: str, path: Path, mount: Iterable[str] = ()) -> int:
+        """Bring a file there unless it is; ``mount`` names repositories of this registry that may have it.
+
+        Returns how many bytes were sent. Begun anew whenever something breaks: the digest makes that safe.
+        """
+
+        def attempt() -> int:
+            if self._get("HEAD", repository, f"blobs/{digest}", 0):
+                return 0
+            source = next((each for each in mount if self._get("HEAD", each, f"blobs/{digest}", 0)), "")
+            place = self._begin(self._client, repository, source, digest)
+            return self._upload(repository, place, digest, path) if place else 0
+
+        return self._wire.patiently(attempt, f"pushing {repository} {digest}")
+
+    def push_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
+        """Write an index or manifest under a tag or its digest. Returns its digest; what it names must be there."""
+        digest = oci.digest(body)
+        if oci.is_digest(reference) and reference != digest:
+            msg = f"{repository}: a manifest with digest {digest} cannot be pushed as {reference}"
+            raise RegistryFailed(msg)
+
+        def attempt() -> None:
+            headers = {"Content-Type": media_type}
+            path = f"/v2/{repository}/manifests/{reference}"
+            answer = self._client.request("PUT", path, scopes=_push(repository), headers=headers, body=body)
+            if answer.status == 400 and _HALF_WRITTEN.search(answer.body):
+                raise Wrong(self._wire.explain(answer))
+            said = self._good(answer, 201).headers.get("docker-content-digest", digest)
+            if said != digest:
+                msg = f"it took {digest} for {said[:80]}"
+                raise Wrong(msg)
+
+        self._wire.patiently(attempt, f"pushing {repository} {reference}")
+        return digest
+
+    def _get(self, method: str, repository: str, what: str, limit: int) -> Answer | None:
+        """Read what a path below the repository, or a path that the registry gave, holds; None for 404."""
+        path = what if what.startswith(("/", "http")) else f"/v2/{repository}/{what}"
+        scopes = (f"repository:{repository}:pull",)
+        headers = _ACCEPT if "manifests/" in what else None
+        answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=max(limit, 64 * 1024))
+        return None if answer.status == 404 else self._good(answer, 200)
+
+    def _begin(self, client: Client, repository: str, source: str = "", digest: str = "") -> str:
+        """Start an upload; returns where it goes on, or nothing when the blob was mounted from ``source``."""
+        query = "?" + urlencode({"mount": digest, "from": source}) if source else ""
+        scopes = (*_push(repository), *([f"repository:{source}:pull"] if source else []))
+        answer = client.request("POST", f"/v2/{repository}/blobs/uploads/{query}", scopes=scopes, body=b"")
+        place = self._good(answer, 201, 202).headers.get("location", "")
+        if answer.status == 202 and not place:
+            msg = f"{self.host} accepts a push to {repository} and does not say where"
+            raise RegistryFailed(msg)
+        return place if answer.status == 202 else ""
+
+    def _upload(self, repository: str, place: str, digest: str, path: Path) -> int:
+        place += ("&" if "?" in place else "?") + urlencode({"digest": digest})
+        answer = self._client.request("PUT", place, scopes=_push(repository), headers=_BINARY, body=path)
+        if answer.status in (400, 404, 416) and b"BLOB_UPLOAD" in answer.body:
+            # Restarted in between, it does not know the upload any more.
+            raise Passing(self._wire.explain(answer))
+        self._good(answer, 201)
+        return path.stat().st_size
+
+    def _good(self, answer: Answer, *statuses: int) -> Answer:
+        if answer.status in statuses:
+            return answer
+        msg = f"{self.host} refuses: {self._wire.explain(answer)}"
+        raise RegistryFailed(msg)
+
+
+def _push(repository: str) -> tuple[str, ...]:
+    return (f"repository:{repository}:pull,push",)

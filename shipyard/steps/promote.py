@@ -1,0 +1,116 @@
+"""Only now the tags: the version's own, then X.Y, X and latest; then the git tag, then dist/.
+
+What is remembered of a promotion keeps a rollback: a release that was promoted once moves no alias again, only
+`invoke promote --version` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shipyard import console, publishing, release_page, source, versions
+from shipyard.artifacts import Artifact
+from shipyard.errors import VerificationFailed
+from shipyard.released import release
+from shipyard.world import Step, World
+
+
+def _done(world: World) -> str:
+    if not world.artifacts or source.tagged(world.root, world.tag) != world.commit.revision:
+        return ""
+    for artifact, names in _wanted(world):
+        if set(publishing.tags_of(world.registry, artifact, names).values()) != {artifact.digest}:
+            return ""
+    if not _written(world):
+        return ""
+    _tell(world)
+    return f"{world.version} is public, tagged {world.tag}"
+
+
+def _run(world: World) -> Mapping[str, Any]:
+    world.ours()
+    wanted = list(_wanted(world))
+    _unclaimed(world)
+    moved: dict[str, dict[str, str | None]] = {}
+    # Every image has the version's own tag before an alias of any moves: X.Y.Z is complete when `latest` leads there.
+    for first in (True, False):
+        for artifact, names in wanted:
+            for name in names[:1] if first else names[1:]:
+                world.ours()
+                for each in publishing.move(world.registry, artifact, [name]):
+                    moved.setdefault(artifact.key, {})[each.tag] = each.before
+    world.ours()
+    if source.tag(world.root, world.tag, world.commit.revision, f"Release {world.version}"):
+        console.info(f"git tag {world.tag} at {world.commit.revision[:12]}; `git push origin {world.tag}` publishes it")
+    _tell(world)
+    facts = {"digests": world.digests, "registry": world.options.registry, "moved": moved}
+    _write(world)
+    return facts
+
+
+def _wanted(world: World) -> Iterator[tuple[Artifact, list[str]]]:
+    """The tags that each image must have, its own first."""
+    before = _promoted(world)
+    for artifact in world.artifacts:
+        path = artifact.repository.partition("/")[2]
+        found = versions.moving(world.version, artifact.target, world.registry.tags(path))
+        yield artifact, found[:1] if before else found
+
+
+def _promoted(world: World) -> bool:
+    """Whether this release was public before: then its aliases may have been moved since, and stay where they are."""
+    same = {"digests": world.digests, "registry": world.options.registry}
+    if world.journal.facts("promote", **same) is not None:
+        return True
+    if world.journal.unfinished("promote") or source.tagged(world.root, world.tag) != world.commit.revision:
+        return False
+    return all(_own(world, artifact) == artifact.digest for artifact in world.artifacts)
+
+
+def _own(world: World, artifact: Artifact) -> str | None:
+    return publishing.tags_of(world.registry, artifact, [artifact.tag])[artifact.tag]
+
+
+def _unclaimed(world: World) -> None:
+    """Raises VerificationFailed when a version's own tag names other bytes: it is never moved."""
+    for artifact in world.artifacts:
+        found = _own(world, artifact)
+        if found not in (None, artifact.digest):
+            msg = (
+                f"{artifact.tagged} names {found}, and {artifact.digest} was built of the same commit; "
+                "the version's own tag is not moved: choose a new version with --bump"
+            )
+            raise VerificationFailed(msg)
+
+
+def _tell(world: World) -> None:
+    """Name aliases that lead elsewhere although this is the newest release: somebody rolled back, or moved them."""
+    for artifact in world.artifacts:
+        path = artifact.repository.partition("/")[2]
+        aliases = versions.moving(world.version, artifact.target, world.registry.tags(path))[1:]
+        for name, digest in publishing.tags_of(world.registry, artifact, aliases).items():
+            if digest != artifact.digest:
+                console.warn(
+                    f"{artifact.repository}:{name} names {digest or 'nothing'}; "
+                    f"`invoke promote --version {world.version}` moves it here"
+                )
+
+
+def _written(world: World) -> bool:
+    """Whether dist/ tells of this very release."""
+    folder = world.root / "dist"
+    found = release_page.earlier(folder) or {}
+    digests = {f"{each['name']}-{each['target']}": each["digest"] for each in found.get("images", ())}
+    same = (found.get("version"), found.get("commit"), digests) == (world.version, world.commit.revision, world.digests)
+    return same and (folder / release_page.HTML).is_file()
+
+
+def _write(world: World) -> None:
+    folder = world.root / "dist"
+    content = release_page.document(release(world), release_page.earlier(folder))
+    release_page.write(folder, content)
+    console.info(f"wrote dist/{release_page.JSON} and dist/{release_page.HTML}")
+
+
+STEP = Step("promote", _done, _run)

@@ -1,0 +1,167 @@
+"""`invoke release` from VERSION to public images: once, again, the next version, an older one, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shipyard import world
+from tests.support import registries
+from tests.support.clones import IMAGES, Clone, Watcher
+
+
+@pytest.fixture
+def clone(tmp_path: Path, registry: registries.Served) -> Iterator[Clone]:
+    found = Clone(tmp_path / "clone", registry.address)
+    with Watcher(registry.address) as watcher:
+        yield found
+    assert watcher.looks > 3
+    assert watcher.unsigned == []
+
+
+def files(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time and content, but for Python's own caches."""
+    paths = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def puts(registry: registries.Served) -> int:
+    """Blobs and manifests that were written; an upload that is begun and given up is none."""
+    return len([method for method, _, _ in registry.writes() if method in ("PUT", "PATCH")])
+
+
+def named(clone: Clone, tag: str) -> set[str]:
+    """The versions whose own tag has the digest that a tag names, over all images."""
+    public = clone.public()
+    return {
+        name.partition(":")[2]
+        for name, digest in public.items()
+        if digest == public.get(f"{name.partition(':')[0]}:{tag}") and name.count(".") == 2
+    }
+
+
+def test_a_release_and_the_same_again(clone: Clone, registry: registries.Served) -> None:
+    said = clone.release()
+    assert [line.split()[1] for line in said.splitlines() if "/11 " in line] == [f"{n}/11" for n in range(1, 12)]
+    document = clone.document()
+    assert (document["version"], document["commit"], document["verified"]) == (
+        "1.2.3",
+        clone.git("rev-parse", "HEAD"),
+        True,
+    )
+    assert clone.git("cat-file", "-t", "v1.2.3") == "tag"
+    assert set(clone.public()) == {
+        f"llm-call-test-{name}:{tag}" for name in IMAGES for tag in ("1.2.3", "1.2", "1", "latest")
+    }
+    for image in document["images"]:
+        assert {each["platform"] for each in image["platforms"]} == {"linux/amd64", "linux/arm64"}
+        assert image["tags"] == ["1.2.3", "1.2", "1", "latest"]
+        assert (len(image["signatures"]), len(image["attestations"])) == (3, 3)
+        assert clone.public()[f"{image['repository'].partition('/')[2]}:latest"] == image["digest"]
+    assert [step["name"] for step in document["steps"]] == list(world.TITLES)
+    assert set(clone.attached().values()) == {1}
+    assert "<title>" in (clone.root / "dist/release.html").read_text()
+
+    before, writes = files(clone.root), registry.writes()
+    again = clone.release()
+    assert registry.writes() == writes
+    assert files(clone.root) == before
+    assert "building" not in again
+    assert len([line for line in again.splitlines() if line.startswith("  - ")]) == 10
+
+
+def test_versions_follow_one_another_and_back(clone: Clone, registry: registries.Served) -> None:
+    clone.release("--skip-repro", "tested elsewhere")
+    assert clone.document()["notes"][0].endswith("bytes: tested elsewhere")
+    first = clone.git("rev-parse", "HEAD")
+
+    clone.write("docker/tiny/content", "tiny, with more\n")
+    clone.write("changes/more.feature.md", "Something more.\n")
+    clone.commit("More")
+    clone.release("--bump", "minor", "--skip-repro", "tested elsewhere")
+    head = clone.git("rev-parse", "HEAD")
+    assert (clone.version, clone.git("log", "-1", "--format=%s"), clone.git("rev-parse", "v1.3.0^{commit}")) == (
+        "1.3.0",
+        "Release 1.3.0",
+        head,
+    )
+    assert not list((clone.root / "changes").glob("*.md"))
+    assert "Something more." in (clone.root / "CHANGELOG.md").read_text()
+    assert clone.git("status", "--porcelain") == ""
+    assert (named(clone, "latest"), named(clone, "1"), named(clone, "1.2")) == ({"1.3.0"}, {"1.3.0"}, {"1.2.3"})
+
+    # The same words again mean the same release, not the next one.
+    writes = registry.writes()
+    clone.release("--bump", "minor", "--skip-repro", "tested elsewhere")
+    assert (clone.git("rev-parse", "HEAD"), registry.writes()) == (head, writes)
+
+    # A patch of the older line takes only what is its own.
+    clone.git("checkout", "--quiet", "-b", "older", first)
+    clone.write("changes/fix.bugfix.md", "A fix.\n")
+    clone.commit("A fix")
+    clone.release("--bump", "patch", "--skip-repro", "tested elsewhere")
+    assert (clone.version, named(clone, "1.2"), named(clone, "1"), named(clone, "latest")) == (
+        "1.2.4",
+        {"1.2.4"},
+        {"1.3.0"},
+        {"1.3.0"},
+    )
+
+    # Back to the older one, and running the newer release again does not undo that; promoting it does.
+    clone.invoke("promote", "--version", "1.2.4")
+    assert (named(clone, "latest"), named(clone, "1")) == ({"1.2.4"}, {"1.2.4"})
+    clone.git("checkout", "--quiet", "main")
+    before = puts(registry)
+    said = clone.release("--skip-repro", "tested elsewhere")
+    assert "`invoke promote --version 1.3.0` moves it here" in said
+    assert (named(clone, "latest"), puts(registry)) == ({"1.2.4"}, before)
+    clone.invoke("promote", "--version", "1.3.0")
+    assert (named(clone, "latest"), named(clone, "1"), named(clone, "1.2")) == ({"1.3.0"}, {"1.3.0"}, {"1.2.4"})
+
+
+def test_a_broken_image_pushes_nothing(clone: Clone, registry: registries.Served) -> None:
+    clone.write("docker/small/content", "broken\n")
+    clone.commit("Break it")
+    said = clone.release(status=7)
+    assert "test_content[small] - " in said
+    assert "nothing was pushed" in said
+    assert "the same command goes on from here" in said
+    assert clone.public() == {}
+    assert {(method, status) for method, _, status in registry.writes()} == {("POST", 202), ("DELETE", 204)}
+    assert not (clone.root / "dist").exists()
+    # Nothing was public: the same version is released once the image is mended.
+    clone.write("docker/small/content", "small\n")
+    clone.commit("Mend it")
+    clone.release("--skip-repro", "not the point here")
+    assert named(clone, "latest") == {"1.2.3"}
+
+
+def test_push_goes_as_far_as_the_registry(clone: Clone) -> None:
+    clone.invoke("push", "--skip-repro", "not the point here")
+    assert clone.public() == {}
+    assert clone.lines("push", "done")
+    assert not clone.lines("sign", "begun")
+    clone.release("--skip-repro", "not the point here")
+    assert len(clone.lines("build", "done")) == 1
+
+
+def test_a_dry_run_touches_nothing(tmp_path: Path, registry: registries.Served) -> None:
+    clone = Clone(tmp_path / "clone", registry.address)
+    clone.extra = {"SHIPYARD_HOME": str(tmp_path / "home"), "DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
+    before = files(clone.root)
+    said = clone.release("--dry-run")
+    for name in IMAGES:
+        assert f"{registry.address}/llm-call-test-{name}:1.2.3" in said
+    assert "1.2 1 latest" in said
+    assert "warning:" not in said
+    assert (clone.root / "VERSION").read_text() == "1.2.3\n"
+    clone.write("untracked", "")
+    (clone.root / "untracked").unlink()
+    assert files(clone.root) == before
+    assert registry.writes() == []
+    assert not (tmp_path / "home").exists()
+    told = clone.release("--dry-run", "--bump", "2.0.0", "--json")
+    assert '"version": "2.0.0"' in told
+    assert files(clone.root) == before

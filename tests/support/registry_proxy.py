@@ -1,0 +1,252 @@
+"""A proxy before a registry that misbehaves as told, and a token service that a real registry trusts."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import http.client
+import ipaddress
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+
+@dataclass
+class Fault:
+    """What happens ``times`` times to requests of a method whose path holds a text.
+
+    ``kind`` is status, lost-upload (what a registry says that forgot it), cut-request (in the middle of its body),
+    cut-answer (in the middle of its body) or digest (a header with a wrong one).
+    """
+
+    method: str
+    text: str
+    kind: str
+    times: int = 1
+    status: int = 503
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_SAID = {
+    "status": b'{"errors": [{"code": "NO", "message": "not now"}]}',
+    "lost-upload": b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN", "message": "which one?"}]}',
+}
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a registry, but for what ``faults`` say; ``seen`` has method, path and headers of each."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.faults: list[Fault] = []
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self._lock = threading.Lock()
+
+    def fault(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            for each in self.faults:
+                if each.method == method and each.text in path and each.times:
+                    each.times -= 1
+                    return each
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is part of the game."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def _any(self) -> None:
+        self.server.seen.append((self.command, self.path, dict(self.headers)))
+        fault = self.server.fault(self.command, self.path)
+        length = int(self.headers.get("Content-Length", 0))
+        if fault and fault.kind == "cut-request":
+            self.rfile.read(length // 2)
+            self._cut()
+            return
+        body = self.rfile.read(length)
+        if fault and fault.kind in _SAID:
+            self._answer(fault.status, fault.headers, _SAID[fault.kind])
+            return
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=20)
+        try:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException):
+            self._cut()
+            return
+        finally:
+            connection.close()
+        headers = {
+            name: value for name, value in answer.getheaders() if name not in ("Transfer-Encoding", "Connection")
+        }
+        if fault and fault.kind == "digest":
+            headers["Docker-Content-Digest"] = "sha256:" + secrets.token_hex(32)
+        self._answer(answer.status, headers, data, cut=bool(fault and fault.kind == "cut-answer"))
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _any
+
+    def _answer(self, status: int, headers: Mapping[str, str], data: bytes, cut: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing: the tests look at ``seen``."""
+
+
+@contextmanager
+def _serving(server: Any) -> Iterator[Any]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    """A proxy before the registry at ``upstream`` (HOST:PORT)."""
+    with _serving(Proxy(upstream)) as found:
+        yield found
+
+
+def certificate(address: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+    """A key and a certificate for an IP address that is its own authority."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key, made
+
+
+def tls(folder: Path, address: str) -> dict[str, Any]:
+    """Settings of a registry that speaks HTTPS at HOST:PORT; SSL_CERT_FILE may name their ``certificate``."""
+    key, made = certificate(address.rpartition(":")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"certificate": str(folder / "tls.pem"), "key": str(folder / "tls.key")}
+    Path(paths["certificate"]).write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    kind = serialization.PrivateFormat.PKCS8
+    pem = key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
+    Path(paths["key"]).write_bytes(pem)
+    return {"http": {"addr": address, "tls": paths}}
+
+
+class TokenService(ThreadingHTTPServer):
+    """Gives tokens to a user with a password, for what he asks (distribution's "Token Authentication Specification").
+
+    ``seconds`` is how long a token holds; ``asked`` has the scopes of each request.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, user: str, password: str, seconds: float = 60) -> None:
+        super().__init__(("127.0.0.1", 0), _Tokens)
+        self.basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.seconds, self.asked, self.given = seconds, list[list[str]](), list[str]()
+        self._key, self._certificate = certificate("127.0.0.1")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bundle = folder / "authority.pem"
+        self.bundle.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of a registry that trusts this service."""
+        realm = f"http://127.0.0.1:{self.server_address[1]}/token"
+        token = {"realm": realm, "service": "tests", "issuer": "tests", "rootcertbundle": str(self.bundle)}
+        return {"auth": {"token": token}}
+
+    def token(self, scopes: list[str]) -> str:
+        """A JSON Web Token that grants everything it is asked for."""
+        now = time.time()
+        access = [dict(zip(("type", "name", "actions"), each.split(":"), strict=True)) for each in scopes]
+        claims = {
+            "iss": "tests",
+            "sub": "tests",
+            "aud": "tests",
+            # The registry allows a minute of difference between clocks.
+            "exp": int(now + self.seconds),
+            "nbf": int(now) - 300,
+            "iat": int(now),
+            "jti": secrets.token_hex(8),
+            "access": [{**each, "actions": each["actions"].split(",")} for each in access],
+        }
+        der = base64.b64encode(self._certificate.public_bytes(serialization.Encoding.DER)).decode()
+        parts = [_url64(json.dumps(each).encode()) for each in ({"typ": "JWT", "alg": "RS256", "x5c": [der]}, claims)]
+        signature = self._key.sign(".".join(parts).encode(), padding.PKCS1v15(), hashes.SHA256())
+        self.given.append(".".join([*parts, _url64(signature)]))
+        return self.given[-1]
+
+
+class _Tokens(BaseHTTPRequestHandler):
+    server: TokenService
+
+    def do_GET(self) -> None:
+        scopes = parse_qs(urlsplit(self.path).query).get("scope", [])
+        self.server.asked.append(scopes)
+        right = self.headers.get("Authorization") == self.server.basic
+        # A careless service tells in its error what it was sent.
+        said = {"errors": [{"code": "UNAUTHORIZED", "message": f"no: {self.headers.get('Authorization')}"}]}
+        data = json.dumps({"token": self.server.token(scopes)} if right else said).encode()
+        self.send_response_only(200 if right else 401)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing: the tests look at ``asked``."""
+
+
+@contextmanager
+def token_service(folder: Path, user: str, password: str, seconds: float = 60) -> Iterator[TokenService]:
+    """A token service on 127.0.0.1."""
+    with _serving(TokenService(folder, user, password, seconds)) as found:
+        yield found
+
+
+def _url64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

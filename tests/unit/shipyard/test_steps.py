@@ -1,0 +1,85 @@
+"""What can be told of a release's steps without an engine, a registry or a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shipyard import errors, pipeline, source, world
+from shipyard.steps import preflight, test
+
+
+def test_the_steps_are_those_that_are_told_of_in_their_order() -> None:
+    assert [step.name for step in pipeline.STEPS] == list(world.TITLES)
+    assert all(step.title for step in pipeline.STEPS)
+
+
+def test_a_single_fault_keeps_its_exit_code_and_several_are_told_together() -> None:
+    preflight.refuse([])
+    with pytest.raises(errors.AccessDenied, match=r"^no login$"):
+        preflight.refuse([errors.AccessDenied("no login")])
+    with pytest.raises(errors.ReleaseRefused, match=r"^- no login\n- the tree is not clean$"):
+        preflight.refuse([errors.AccessDenied("no login"), errors.ReleaseRefused("the tree is not clean")])
+
+
+def test_an_emulator_counts_when_the_kernel_has_it_enabled(tmp_path: Path) -> None:
+    assert not test.emulated("linux/arm64", tmp_path)
+    (tmp_path / "qemu-aarch64").write_text("disabled\ninterpreter /usr/bin/qemu-aarch64-static\n")
+    assert not test.emulated("linux/arm64", tmp_path)
+    (tmp_path / "qemu-aarch64").write_text("enabled\ninterpreter /usr/bin/qemu-aarch64-static\n")
+    assert test.emulated("linux/arm64", tmp_path)
+    assert not test.emulated("linux/amd64", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("current", "before", "subject", "bump", "expected"),
+    [
+        ("1.2.3", "1.2.2", "Whatever", "", "1.2.3"),
+        ("1.2.3", "1.2.3", "Whatever", "minor", "1.3.0"),
+        ("1.3.0", "1.2.3", "Release 1.3.0", "minor", "1.3.0"),  # the bump of an earlier run
+        ("1.3.0", "1.2.3", "Release 1.3.0", "patch", "1.3.1"),
+        ("1.3.0", "1.3.0", "Release 1.3.0", "minor", "1.4.0"),  # something was committed since
+        ("1.3.0", "1.2.3", "VERSION by hand", "minor", "1.4.0"),
+        ("1.3.0", None, "Release 1.3.0", "minor", "1.4.0"),
+        ("1.3.0", "1.2.3", "Whatever", "1.3.0", "1.3.0"),
+    ],
+)
+def test_the_same_words_mean_the_same_version(
+    monkeypatch: pytest.MonkeyPatch, current: str, before: str | None, subject: str, bump: str, expected: str
+) -> None:
+    monkeypatch.setattr(source, "text", lambda *_: before)
+    monkeypatch.setattr(source, "subject", lambda *_: subject)
+    assert world._wanted(Path(), current, bump) == expected
+
+
+def asked(done: dict[str, Any]) -> set[str]:
+    """The steps that count as done when these say so; an exception is what asking them raises."""
+
+    def question(name: str) -> Any:
+        def done_of(_: Any) -> str:
+            answer = done.get(name, "")
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        return SimpleNamespace(name=name, done=done_of)
+
+    steps: list[Any] = [question(name) for name in world.TITLES]
+    nothing: Any = None
+    return set(pipeline._ask(nothing, steps))
+
+
+def test_what_was_verified_counts_only_while_nothing_is_missing() -> None:
+    every = dict.fromkeys(list(world.TITLES)[1:], "it is")
+    assert asked(every) == set(every)
+    for missing in ("push", "sign", "attest", "promote"):
+        assert asked({**every, missing: ""}) == set(every) - {missing, "verify"}
+
+
+def test_a_world_that_cannot_be_asked_is_left_to_the_preflight() -> None:
+    every: dict[str, Any] = dict.fromkeys(list(world.TITLES)[1:], "it is")
+    every["push"] = errors.RegistryFailed("no answer")
+    assert asked(every) == {"bump", "build", "test", "repro", "sbom"}

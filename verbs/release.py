@@ -1,0 +1,66 @@
+"""Releases: from VERSION to signed, verified, public images; and back to an earlier one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from invoke import Context
+
+import shipyard
+from shipyard import console
+from verbs import verb
+
+ROOT = Path(__file__).parents[1]
+#: Where releases go, unless --registry says otherwise.
+REGISTRY = "SHIPYARD_REGISTRY"
+
+
+@verb("bump", "registry", "dry-run", "json", "allow-detached", "skip-repro")
+def release(
+    _: Context,
+    bump: str = "",
+    registry: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    allow_detached: bool = False,
+    skip_repro: str = "",
+) -> None:
+    """Build, test, push, sign, verify and promote VERSION; run it again after anything that went wrong."""
+    options = shipyard.world.Options(_registry(registry), bump, dry_run, allow_detached, skip_repro)
+    _release(options, json=json)
+
+
+@verb("bump", "registry", "json", "allow-detached", "skip-repro")
+def push(
+    _: Context,
+    bump: str = "",
+    registry: str = "",
+    json: bool = False,
+    allow_detached: bool = False,
+    skip_repro: str = "",
+) -> None:
+    """As far as the registry: build, test and push by digest; nothing is signed, no tag is written."""
+    options = shipyard.world.Options(_registry(registry), bump, False, allow_detached, skip_repro, until="push")
+    _release(options, json=json)
+
+
+@verb("version", "registry", "json")
+def promote(_: Context, version: str, registry: str = "", json: bool = False) -> None:
+    """Move X.Y, X and latest to a version that is released already, after verifying it: a rollback, or its end."""
+    found = shipyard.rollback.promote(shipyard.config.load(ROOT), version, _registry(registry))
+    if json:
+        console.document(found)
+
+
+def _release(options: Any, *, json: bool) -> None:
+    found = shipyard.pipeline.release(shipyard.config.load(ROOT), shipyard.engine.find, options)
+    if json:
+        console.document(found)
+    elif options.dry_run:
+        shipyard.pipeline.show(found)
+
+
+def _registry(given: str) -> str:
+    return (given or os.environ.get(REGISTRY) or str(shipyard.local_registry.address())).rstrip("/")

@@ -1,0 +1,48 @@
+"""The signing key, signing what was pushed, and verifying what is published."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from invoke import Context
+
+import shipyard
+from shipyard import console
+from verbs import verb
+from verbs.release import REGISTRY
+
+ROOT = Path(__file__).parents[1]
+
+
+@verb(name="init")
+def signing_init(_: Context) -> None:
+    """Make the key pair that signs releases, once."""
+    made = shipyard.signing_keys.init(shipyard.config.load(ROOT))
+    console.step("made " + ", ".join(made.created) if made.created else "there is a signing key already")
+    console.info("commit cosign.pub: with it anybody verifies a release")
+    console.info("keep secrets/signing/ to yourself, and a copy of it: who has it can sign, who lost it cannot")
+
+
+@verb("registry", "json", "allow-detached", "skip-repro")
+def sign(
+    _: Context, registry: str = "", json: bool = False, allow_detached: bool = False, skip_repro: str = ""
+) -> None:
+    """As far as signatures and attestations: build, test, push, sign; no tag is written."""
+    options = shipyard.world.Options(
+        _registry(registry), allow_detached=allow_detached, skip_repro=skip_repro, until="attest"
+    )
+    found = shipyard.pipeline.release(shipyard.config.load(ROOT), shipyard.engine.find, options)
+    if json:
+        console.document(found)
+
+
+@verb("what", "registry", "json")
+def verify(_: Context, what: str = "", registry: str = "", json: bool = False) -> None:
+    """Verify a version, reference or digest (default: VERSION) from the registry, with the public key only."""
+    report = shipyard.verification.verify(shipyard.config.load(ROOT), what, _registry(registry))
+    shipyard.verification.show(report, json=json)
+
+
+def _registry(given: str) -> str:
+    return (given or os.environ.get(REGISTRY) or str(shipyard.local_registry.address())).rstrip("/")
