@@ -26,7 +26,7 @@ _TEXTS = (
 )
 #: Licences that such files call by their names; they count where there is nothing better.
 _NAMED = (("gnu lesser general public license", "LGPL"), ("gnu general public license", "GPL"))
-#: Trove classifiers (pypi.org's list "License ::") that name exactly one licence.
+#: Trove classifiers (the package index's list "License ::") that name exactly one licence.
 _CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",
     "ISC License (ISCL)": "ISC",

@@ -21,9 +21,8 @@ PIDS, MEMORY = 512, 2 << 30
 FORKS = "forks() { forks | forks & }; forks; sleep 60"
 MEMORY_STEPS = "python3 -c 'kept = list()\nwhile True: kept.append(bytearray(b\"x\" * (8 << 20)))'"
 MEMORY_AT_ONCE = "python3 -c 'kept = bytearray(b\"x\") * (1900 << 20)'; sleep 60"
-# Below the bound of one request, but several such leave little of what all of them have. They last until several are
-# there at once, also on a busy machine, where one CLI needs seconds to start.
-SLEEPERS = "for i in {1..100}; do sleep 15 & done; wait; echo slept"
+# Below the bound of one request, but several such leave little of what all of them have.
+SLEEPERS = "for i in {1..100}; do sleep 5 & done; wait; echo slept"
 #: Asks for a chat from inside the container, where only its own Python is.
 CHAT = """
 import http.client, json, sys
@@ -119,9 +118,9 @@ def test_a_bomb_without_end_hurts_its_own_request_only(proxy: Any, bomb: str, co
 
 
 def test_requests_that_take_all_they_may_leave_room_for_others(proxy: Any) -> None:
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        held = [pool.submit(bash, proxy, SLEEPERS) for _ in range(3)]
-        wait_until(lambda: processes(proxy) > 150, "requests with many processes", 40)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        held = [pool.submit(bash, proxy, SLEEPERS) for _ in range(4)]
+        wait_until(lambda: processes(proxy) > 100, "a request with many processes", 40)
         assert said(chat(proxy, "hello")) == "echo: hello"
         assert said(bash(proxy, "echo hi | cat")).endswith("hi")
         assert alive(proxy)
