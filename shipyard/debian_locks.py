@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from shipyard import bases, console, host, machine
+from shipyard import bases, console, host, machine, plans
 from shipyard.commands import bake
 from shipyard.engine import Engine, lock
 from shipyard.engine.types import home
 from shipyard.errors import BuildFailed, ConfigError, LockStale, UnknownName
 from shipyard.models import Base, Fault, Image, Project
-from shipyard.names import perhaps
 from shipyard.progress import Progress, Step
 from shipyard.run import watch
 
@@ -138,12 +137,7 @@ def stale(
 
 
 def _images(project: Project, names: Sequence[str]) -> list[Image]:
-    unknown = [
-        f'image "{name}": not declared in docker/images.toml; {perhaps(name, project.images)}'
-        for name in names
-        if name not in project.images
-    ]
-    if unknown:
+    if unknown := plans.unknown(project, names):
         raise UnknownName("\n".join(unknown))
     return _locking(project, (project.images[name] for name in names or project.images))
 

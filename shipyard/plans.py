@@ -10,6 +10,15 @@ from shipyard.models import Base, Image, Job, Project
 from shipyard.names import perhaps
 
 
+def unknown(project: Project, names: Iterable[str]) -> list[str]:
+    """What is wrong with names that no image has, each with its nearest match."""
+    return [
+        f'image "{name}": not declared in docker/images.toml; {perhaps(name, project.images)}'
+        for name in names
+        if name not in project.images
+    ]
+
+
 def select(project: Project, names: Iterable[str], target: str) -> list[tuple[Image, str]]:
     """The images asked for, or all of them, each with the target to build.
 
@@ -17,11 +26,7 @@ def select(project: Project, names: Iterable[str], target: str) -> list[tuple[Im
     Raises UnknownName for all unknown names at once, each with its nearest match.
     """
     names = list(dict.fromkeys(names))
-    problems = [
-        f'image "{name}": not declared in docker/images.toml; {perhaps(name, project.images)}'
-        for name in names
-        if name not in project.images
-    ]
+    problems = unknown(project, names)
     chosen = [project.images[name] for name in names or project.images if name in project.images]
     every = {each for image in project.images.values() for each in image.targets}
     if target not in every:

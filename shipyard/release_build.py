@@ -20,7 +20,6 @@ from shipyard.engine.types import home
 from shipyard.errors import EngineFailed, OverBudget, UnknownName
 from shipyard.layouts import Layout
 from shipyard.models import Base, Image, Job, Project
-from shipyard.names import perhaps
 from shipyard.progress import Progress
 from shipyard.run import run, watch
 
@@ -36,12 +35,7 @@ def jobs(project: Project, registry: str = "", names: Sequence[str] = ()) -> lis
 
     The input hash leaves the base image out: where that is bootstrapped, it depends on today's mirror. Raises UnknownName.
     """
-    unknown = [
-        f'image "{name}": not declared in docker/images.toml; {perhaps(name, project.images)}'
-        for name in names
-        if name not in project.images
-    ]
-    if unknown:
+    if unknown := plans.unknown(project, names):
         raise UnknownName("\n".join(unknown))
     return [
         plans.job(project, image, target, image.platforms, None, registry)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from shipyard import bill, components, console, contents, licenses, machine, source, tags
+from shipyard import bill, components, console, contents, licenses, machine, plans, source, tags
 from shipyard.artifacts import RELEASED, Artifact, Commit, Component, Part
 from shipyard.components import Found
 from shipyard.errors import BuildFailed, UnknownName
 from shipyard.layouts import Layout
 from shipyard.models import Project
-from shipyard.names import perhaps
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,8 @@ def renew(project: Project, names: Sequence[str]) -> list[Count]:
 
     Raises UnknownName for an image that is not declared, BuildFailed when nothing was built or a layout is damaged.
     """
-    if unknown := [name for name in names if name not in project.images]:
-        hints = [
-            f'image "{each}": not declared in docker/images.toml; {perhaps(each, project.images)}' for each in unknown
-        ]
-        raise UnknownName("\n".join(hints))
+    if unknown := plans.unknown(project, names):
+        raise UnknownName("\n".join(unknown))
     folder, counts = project.state / "release" / project.version, []
     for artifact in _built(project, folder, names):
         labels = _labels(Layout(artifact.layout), artifact.parts[0])
