@@ -41,7 +41,7 @@ HELP = {
     "target": "prod, dev or debug",
     "version": "a version that is released already",
     "volumes": "remove the stack's data too",
-    "what": "a version, reference or digest (default: VERSION)",
+    "what": "a version, reference or digest",
 }
 
 
@@ -63,10 +63,7 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 sys.exit(130)
 
         lists = [each for each in options if each in ("image", "scale")]
-        positional = [each for each in options if each in ("what",)]
-        return task(
-            name=name, positional=positional or None, iterable=lists, help={each: HELP[each] for each in options}
-        )(clean)
+        return task(name=name, iterable=lists, help={each: HELP[each] for each in options})(clean)
 
     return decorate
 

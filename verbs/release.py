@@ -28,7 +28,7 @@ def release(
     skip_repro: str = "",
 ) -> None:
     """Build, test, push, sign, verify and promote VERSION; run it again after anything that went wrong."""
-    options = shipyard.world.Options(_registry(registry), bump, dry_run, allow_detached, skip_repro)
+    options = shipyard.world.Options(destination(registry), bump, dry_run, allow_detached, skip_repro)
     _release(options, json=json)
 
 
@@ -42,14 +42,14 @@ def push(
     skip_repro: str = "",
 ) -> None:
     """As far as the registry: build, test and push by digest; nothing is signed, no tag is written."""
-    options = shipyard.world.Options(_registry(registry), bump, False, allow_detached, skip_repro, until="push")
+    options = shipyard.world.Options(destination(registry), bump, False, allow_detached, skip_repro, until="push")
     _release(options, json=json)
 
 
 @verb("version", "registry", "json")
 def promote(_: Context, version: str, registry: str = "", json: bool = False) -> None:
     """Move X.Y, X and latest to a version that is released already, after verifying it: a rollback, or its end."""
-    found = shipyard.rollback.promote(shipyard.config.load(ROOT), version, _registry(registry))
+    found = shipyard.rollback.promote(shipyard.config.load(ROOT), version, destination(registry))
     if json:
         console.document(found)
 
@@ -62,5 +62,6 @@ def _release(options: Any, *, json: bool) -> None:
         shipyard.pipeline.show(found)
 
 
-def _registry(given: str) -> str:
+def destination(given: str) -> str:
+    """The registry that is named, that SHIPYARD_REGISTRY names, or the embedded one."""
     return (given or os.environ.get(REGISTRY) or str(shipyard.local_registry.address())).rstrip("/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from invoke import Context
@@ -10,7 +9,7 @@ from invoke import Context
 import shipyard
 from shipyard import console
 from verbs import verb
-from verbs.release import REGISTRY
+from verbs.release import destination
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +29,7 @@ def sign(
 ) -> None:
     """As far as signatures and attestations: build, test, push, sign; no tag is written."""
     options = shipyard.world.Options(
-        _registry(registry), allow_detached=allow_detached, skip_repro=skip_repro, until="attest"
+        destination(registry), allow_detached=allow_detached, skip_repro=skip_repro, until="attest"
     )
     found = shipyard.pipeline.release(shipyard.config.load(ROOT), shipyard.engine.find, options)
     if json:
@@ -38,11 +37,7 @@ def sign(
 
 
 @verb("what", "registry", "json")
-def verify(_: Context, what: str = "", registry: str = "", json: bool = False) -> None:
-    """Verify a version, reference or digest (default: VERSION) from the registry, with the public key only."""
-    report = shipyard.verification.verify(shipyard.config.load(ROOT), what, _registry(registry))
+def verify(_: Context, what: str, registry: str = "", json: bool = False) -> None:
+    """Verify a version, reference or digest from the registry, with the public key only."""
+    report = shipyard.verification.verify(shipyard.config.load(ROOT), what, destination(registry))
     shipyard.verification.show(report, json=json)
-
-
-def _registry(given: str) -> str:
-    return (given or os.environ.get(REGISTRY) or str(shipyard.local_registry.address())).rstrip("/")
