@@ -36,13 +36,15 @@ def find(registry: Registry, repository: str, digest: str) -> tuple[Attached, ..
 
     Raises RegistryFailed and AccessDenied as the registry's client does.
     """
-    listed = registry.manifest(repository, tag(digest))
-    if listed is None:
-        return ()
-    try:
-        found = oci.manifests(oci.parse(listed[0]))
-    except ValueError as problem:
-        return (Attached(listed[2], None, f"the list of attachments is damaged: {problem}"),)
+    found = registry.referrers(repository, digest)
+    if found is None:
+        listed = registry.manifest(repository, tag(digest))
+        if listed is None:
+            return ()
+        try:
+            found = oci.manifests(oci.parse(listed[0]))
+        except ValueError as problem:
+            return (Attached(listed[2], None, f"the list of attachments is damaged: {problem}"),)
     attached = (_read(registry, repository, each.digest) for each in found[:_MOST])
     return tuple(each for each in attached if each)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from shipyard import credentials, oci
@@ -117,25 +118,38 @@ class Registry:
 
     def tags(self, repository: str) -> tuple[str, ...]:
         """Every tag, sorted; none when there is no such repository."""
-        found: set[str] = set()
-        page = "tags/list?n=1000"
+        return tuple(sorted(set(map(str, self._listed(repository, "tags/list?n=1000", "tags") or ()))))
+
+    def referrers(self, repository: str, digest: str) -> tuple[oci.Descriptor, ...] | None:
+        """The manifests whose subject is this digest; None where a registry has no Referrers API."""
+        found = self._listed(repository, f"referrers/{digest}", "manifests")
+        try:
+            return None if found is None else tuple(map(oci.descriptor, found))
+        except ValueError as problem:
+            msg = f"{self.host}: its list of what is attached to {repository}@{digest} is damaged: {problem}"
+            raise RegistryFailed(msg) from None
+
+    def _listed(self, repository: str, first: str, key: str) -> list[Any] | None:
+        """What a list has under ``key``, on every page that the registry links; None for 404."""
+        found: list[Any] = []
+        page = first
         for _ in range(_PAGES):
             answer = self._wire.patiently(
                 lambda page=page: self._get("GET", repository, page, oci.LONGEST),  # type: ignore[misc]
-                f"reading the tags of {repository}",
+                f"reading the list of {key} of {repository}",
             )
             if answer is None:
-                break
+                return found or None
             try:
-                found |= {str(each) for each in oci.parse(answer.body).get("tags") or ()}
+                found += oci.parse(answer.body).get(key) or ()
             except (ValueError, TypeError):
-                msg = f"{self.host}: its list of tags of {repository} is no such list"
+                msg = f"{self.host}: its list of {key} of {repository} is no such list"
                 raise RegistryFailed(msg) from None
             following = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("link", ""))
             if following is None:
                 break
             page = following[1]
-        return tuple(sorted(found))
+        return found
 
     def push_blob(self, repository: str, digest: str, path: Path, mount: Iterable[str] = ()) -> int:
         """Bring a file there unless it is; ``mount`` names repositories of this registry that may have it.
@@ -177,7 +191,7 @@ class Registry:
         """Read what a path below the repository, or a path that the registry gave, holds; None for 404."""
         path = what if what.startswith(("/", "http")) else f"/v2/{repository}/{what}"
         scopes = (f"repository:{repository}:pull",)
-        headers = _ACCEPT if "manifests/" in what else None
+        headers = _ACCEPT if "manifests/" in what or "referrers/" in what else None
         answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=max(limit, 64 * 1024))
         return None if answer.status == 404 else self._good(answer, 200)
 

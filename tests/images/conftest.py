@@ -62,7 +62,7 @@ def _instead(
         wanted = (
             plans.named(project, request.references)
             if request.references
-            else plans.select(project, request.images, request.target, request.fallback)
+            else plans.select(project, request.images, request.target)
         )
         if request.registry or not any(_key(image.name, target) in given for image, target in wanted):
             return build(project, engine, request)

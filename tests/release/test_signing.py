@@ -89,6 +89,24 @@ def test_an_attestation_is_attached_once_to_its_own_digest(
     assert found.statement and found.statement.predicate == signed.sbom(platform)
 
 
+def test_a_registry_with_the_referrers_api(registry: Served, checkout: Project, tmp_path: Path) -> None:
+    """Attachments are asked for there, on every page; nothing is signed twice, and no tag of the fallback is written."""
+    with registry_proxy.proxy(registry.address) as before:
+        before.referrers = True
+        client = Registry(before.address)
+        made = signed.artifact(tmp_path / "layouts", before.address)
+        shipyard.publishing.push(client, made)
+        assert shipyard.attachments.find(client, "tiny", made.digest) == ()
+        assert len(signing.sign(checkout, client, made)) == 3
+        assert signed.attest(checkout, client, made, "slsaprovenance1", signed.provenance())
+        assert signing.signed(checkout, client, made)
+        assert signing.attested(checkout, client, made, "slsaprovenance1", "")
+        assert len(shipyard.attachments.find(client, "tiny", made.digest)) == 2
+        assert signing.sign(checkout, client, made) == ()
+        assert not signed.attest(checkout, client, made, "slsaprovenance1", signed.provenance())
+    assert Registry(registry.address).tags("tiny") == ()
+
+
 def test_cosign_alone_agrees(registry: Served, pushed: Artifact, checkout: Project) -> None:
     """With the public key and the command that a stranger types; and for another key it refuses, as we do."""
     client = Registry(registry.address)

@@ -46,7 +46,11 @@ _SAID = {
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a registry, but for what ``faults`` say; ``seen`` has method, path and headers of each."""
+    """Passes requests on to a registry, but for what ``faults`` say; ``seen`` has method, path and headers of each.
+
+    With ``referrers`` it has the Referrers API (distribution specification 1.1), which Debian's docker-registry lacks;
+    a list has one manifest a page.
+    """
 
     daemon_threads = True
 
@@ -56,6 +60,8 @@ class Proxy(ThreadingHTTPServer):
         self.address = f"127.0.0.1:{self.server_address[1]}"
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.referrers = False
+        self.attached: dict[str, list[dict[str, Any]]] = {}
         self._lock = threading.Lock()
 
     def fault(self, method: str, path: str) -> Fault | None:
@@ -86,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind in _SAID:
             self._answer(fault.status, fault.headers, _SAID[fault.kind])
             return
+        if self.server.referrers and self.command == "GET" and "/referrers/" in self.path:
+            self._referrers()
+            return
         connection = http.client.HTTPConnection(self.server.upstream, timeout=20)
         try:
             connection.request(self.command, self.path, body, dict(self.headers))
@@ -101,9 +110,34 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if fault and fault.kind == "digest":
             headers["Docker-Content-Digest"] = "sha256:" + secrets.token_hex(32)
+        if self.server.referrers and self.command == "PUT" and "/manifests/" in self.path and answer.status == 201:
+            headers |= self._attach(body, headers["Docker-Content-Digest"])
         self._answer(answer.status, headers, data, cut=bool(fault and fault.kind == "cut-answer"))
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _any
+
+    def _attach(self, body: bytes, digest: str) -> dict[str, str]:
+        """Remember a manifest that has a subject; the header that tells a client not to keep a list of its own."""
+        document = json.loads(body)
+        if "subject" not in document:
+            return {}
+        subject = str(document["subject"]["digest"])
+        kind = document.get("artifactType") or document["config"]["mediaType"]
+        made = {"mediaType": document["mediaType"], "digest": digest, "size": len(body), "artifactType": kind}
+        listed = self.server.attached.setdefault(subject, [])
+        if made not in listed:
+            listed.append(made)
+        return {"OCI-Subject": subject}
+
+    def _referrers(self) -> None:
+        address = urlsplit(self.path)
+        every = self.server.attached.get(address.path.rpartition("/")[2], [])
+        page = int(parse_qs(address.query).get("page", ["0"])[0])
+        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        if page + 1 < len(every):
+            headers["Link"] = f'<{address.path}?page={page + 1}>; rel="next"'
+        index = {"schemaVersion": 2, "mediaType": headers["Content-Type"], "manifests": every[page : page + 1]}
+        self._answer(200, headers, json.dumps(index).encode())
 
     def _answer(self, status: int, headers: Mapping[str, str], data: bytes, cut: bool = False) -> None:
         self.send_response_only(status)
