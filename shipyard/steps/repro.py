@@ -12,7 +12,10 @@ from shipyard.world import Step, World
 
 def _done(world: World) -> str:
     facts = world.remembered("repro")
-    if facts is None or facts.get("skipped", "") != world.options.skip_repro:
+    if facts is None:
+        return ""
+    # Of what is public already, the provenance has said it: another flag now changes nothing.
+    if facts.get("skipped", "") != world.options.skip_repro and world.remembered("promote") is None:
         return ""
     return f"left out: {facts['skipped']}" if facts.get("skipped") else "these bytes were rebuilt"
 

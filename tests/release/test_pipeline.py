@@ -70,6 +70,8 @@ def test_a_release_and_the_same_again(clone: Clone, registry: registries.Served)
     assert files(clone.root) == before
     assert "building" not in again
     assert len([line for line in again.splitlines() if line.startswith("  - ")]) == 10
+    assert "building" not in clone.release("--skip-repro", "too late")
+    assert (registry.writes(), files(clone.root)) == (writes, before)
 
 
 def test_versions_follow_one_another_and_back(clone: Clone, registry: registries.Served) -> None:
