@@ -76,7 +76,7 @@ def test_the_deadline_ends_the_whole_call(start: Start, cli: Path) -> None:
 
 
 def test_the_deadline_ends_a_stream_with_an_error_event(start: Start, cli: Path) -> None:
-    with start(CLAUDE_PROXY_DEADLINE="1") as proxy:
+    with start(CLAUDE_PROXY_DEADLINE="4") as proxy:
         stream = proxy.open_stream("hang")
         events = list(stream.events())
         stream.close()

@@ -107,7 +107,7 @@ def test_what_left_its_session_ends_with_the_answer(proxy: Proxy, cli: Path) -> 
 
 
 def test_what_left_its_session_ends_with_the_client_and_at_the_deadline(start: Start, cli: Path) -> None:
-    with start(CLAUDE_PROXY_DEADLINE="2") as proxy:
+    with start(CLAUDE_PROXY_DEADLINE="5") as proxy:
         stream = proxy.open_stream("escape")
         next(stream.events())
         wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and what escaped from it did not start")
