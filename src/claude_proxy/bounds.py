@@ -23,7 +23,7 @@ RESERVE = 64
 LOOK_SECONDS, SOON_SECONDS, CALM_SECONDS = 0.1, 0.02, 1.0
 """Between two looks at the memory: usually, above half of the bound, without tools. 2 processors fill 0.5 GB in 0.1 s."""
 EFFORT = 20
-"""The keeper rests so many times as long as a look took."""
+"""The keeper rests so many times as long as a look took of its processor; what it waited for one is not its work."""
 NEARLY_USED = 0.9, 0.97
 """Parts of the container's memory from which a request with tools ends: one that uses its whole bound, and any."""
 
@@ -93,8 +93,9 @@ class Guard:
         now = time.monotonic()
         over = ""
         if now >= self._next_look:
+            begun = time.process_time()
             over = self._look_at_memory()
-            self._next_look = time.monotonic() + max(self._rest, EFFORT * (time.monotonic() - now))
+            self._next_look = time.monotonic() + max(self._rest, EFFORT * (time.process_time() - begun))
         elif now >= self._next_walk:
             over = DISK if self._disk.measure() > self._bounds.disk else ""
             self._next_walk = time.monotonic() + self._disk.rest

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -21,10 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shipyard.commands import debian
-from shipyard.engine import lock, packages
-from shipyard.engine.types import home
-from shipyard.run import run
+from tests.support import debian_programs
 
 PACKAGES = ("chromium-headless-shell", "fonts-dejavu-core")
 #: Folder of libraries and loader, by architecture.
@@ -42,28 +38,15 @@ _FONTS = """<?xml version="1.0"?>
 
 
 def unpacked() -> Path:
-    """The folder with Chromium; unpacked on first use, under a lock of its own."""
-    stamp = hashlib.sha256(" ".join((packages.SUITE, platform.machine(), *PACKAGES)).encode()).hexdigest()[:12]
-    done = home() / f"chromium-{stamp}"
-    with lock("looking for mmdebstrap"):
-        mmdebstrap = packages.mmdebstrap()  # may have to be fetched, for the engine at the same time
-    with lock("unpacking Chromium", home() / "chromium.lock"):
-        if not done.exists():
-            # Not "unpacking-": those are the engine's leftovers, which its start removes.
-            scratch = Path(tempfile.mkdtemp(prefix="chromium-unpacking-", dir=home()))
-            try:
-                root = scratch / "root"
-                argv = debian.unpack(mmdebstrap, packages.SUITE, PACKAGES, root, keyring=packages.keyring())
-                run(argv, env=packages.environment(), timeout=900)
-                root.chmod(0o755)
-                shutil.rmtree(root / "var")  # apt's lists and archives
-                # Chromium looks for its data beside /proc/self/exe, which is the loader.
-                loader = (root / PLACES[platform.machine()][1]).resolve()
-                shutil.copy(loader, root / "usr/lib/chromium/loader")
-                root.rename(done)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    return done
+    """The folder with Chromium."""
+    return debian_programs.unpacked("chromium", PACKAGES, _finish)
+
+
+def _finish(root: Path) -> None:
+    shutil.rmtree(root / "var")  # apt's lists and archives
+    # Chromium looks for its data beside /proc/self/exe, which is the loader.
+    loader = (root / PLACES[platform.machine()][1]).resolve()
+    shutil.copy(loader, root / "usr/lib/chromium/loader")
 
 
 def _start_script(folder: Path) -> Path:

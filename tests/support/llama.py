@@ -7,21 +7,14 @@ matter, and a container needs nothing but the folder.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shipyard.commands import debian
-from shipyard.engine import lock, packages
-from shipyard.engine.types import home
-from shipyard.run import run
-from tests.support import tiny_model
+from tests.support import debian_programs, tiny_model
 from tests.support.service import START_SECONDS, Service, wait_until
 from tests.support.stack import free_ports
 
@@ -36,24 +29,8 @@ PORT = 9300
 
 
 def unpacked() -> Path:
-    """The folder with llama-server; unpacked on first use, under a lock of its own."""
-    stamp = hashlib.sha256(" ".join((packages.SUITE, platform.machine(), *PACKAGES)).encode()).hexdigest()[:12]
-    done = home() / f"llama-{stamp}"
-    with lock("looking for mmdebstrap"):
-        mmdebstrap = packages.mmdebstrap()  # may have to be fetched, for the engine at the same time
-    with lock("unpacking llama-server", home() / "llama.lock"):
-        if not done.exists():
-            # Not "unpacking-": those are the engine's leftovers, which its start removes.
-            scratch = Path(tempfile.mkdtemp(prefix="llama-unpacking-", dir=home()))
-            try:
-                root = scratch / "root"
-                argv = debian.unpack(mmdebstrap, packages.SUITE, PACKAGES, root, keyring=packages.keyring())
-                run(argv, env=packages.environment(), timeout=900)
-                root.chmod(0o755)
-                root.rename(done)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    return done
+    """The folder with llama-server."""
+    return debian_programs.unpacked("llama", PACKAGES)
 
 
 def command(root: Path, model: Path, host: str, port: int, *more: str) -> list[str]:

@@ -7,6 +7,8 @@ import signal
 import time
 
 STEP = 64 << 20
+HELD_SECONDS = 2
+"""A bound is looked at from time to time; whoever is back below it in a moment has hurt nobody."""
 
 
 def processes(number):
@@ -29,11 +31,17 @@ def processes(number):
 
 
 def memory(megabytes):
-    """Fill so much memory; who goes too far is killed."""
+    """Fill so much memory and keep it a while; who goes too far is killed."""
+    filled = fill(megabytes)
+    time.sleep(HELD_SECONDS)
+    return len(filled)
+
+
+def fill(megabytes):
     held = []
     while len(held) * STEP < int(megabytes) << 20:
         held.append(mmap.mmap(-1, STEP, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
-    return len(held)
+    return held
 
 
 def refill(megabytes, seconds):
@@ -42,7 +50,7 @@ def refill(megabytes, seconds):
     while time.monotonic() < end:
         pid = os.fork()
         if pid == 0:
-            memory(megabytes)
+            fill(megabytes)
             os._exit(0)
         os.waitpid(pid, 0)
 
