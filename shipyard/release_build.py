@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,7 @@ from shipyard.artifacts import RELEASED, Artifact, Commit, Part
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
-from shipyard.errors import EngineFailed, OverBudget, UnknownName
+from shipyard.errors import OverBudget, UnknownName
 from shipyard.layouts import Layout
 from shipyard.models import Base, Image, Job, Project
 from shipyard.progress import Progress
@@ -27,7 +26,6 @@ from shipyard.run import run, watch
 _INPUTS = "inputs.json"
 #: Where a request writes; its layouts move to their places when all of them are good.
 _SCRATCH = ".building"
-_CHUNK = 1 << 20
 
 
 def jobs(project: Project, registry: str = "", names: Sequence[str] = ()) -> list[Job]:
@@ -102,33 +100,6 @@ def is_built(folder: Path, inputs: Mapping[str, Any]) -> bool:
     for problem in problems:
         console.warn(f"{problem}; building {folder.name} again")
     return not problems
-
-
-def load(engine: Engine, artifact: Artifact) -> str:
-    """Bring the bytes of a layout into the engine; returns the local reference, ``llm-call-api:1.2.3-release``.
-
-    Raises EngineFailed when the engine does not keep the digest, as without the containerd image store.
-    """
-    from docker.errors import APIError
-
-    import docker
-
-    reference = f"{artifact.repository.rpartition('/')[2]}:{artifact.tag}-release"
-    if (found := api.image(engine.host, reference)) and found["Id"] == artifact.digest:
-        return reference
-    client = docker.DockerClient(base_url=engine.host, timeout=600)
-    try:
-        list(client.api.load_image(_archive(artifact.layout, reference)))  # type: ignore[no-untyped-call]
-    except APIError as failed:
-        msg = f"{engine.host} could not load {artifact.key}: {failed.explanation or failed}"
-        raise EngineFailed(msg) from failed
-    finally:
-        client.close()
-    kept = (api.image(engine.host, reference) or {}).get("Id", "nothing")
-    if kept != artifact.digest:
-        msg = f"{engine.host} made {kept} of {artifact.key} ({artifact.digest}); is it without the containerd image store?"
-        raise EngineFailed(msg)
-    return reference
 
 
 def _inputs(project: Project, job: Job, commit: Commit) -> dict[str, Any]:
@@ -233,27 +204,3 @@ def _own(engine: Engine, parts: Sequence[Part]) -> Part:
     """The platform whose size stands for the image: the engine's own when it is among those built."""
     answer: dict[str, Any] = api.get(engine.host, "/version") or {}
     return next((part for part in parts if part.platform == f"linux/{answer.get('Arch', 'amd64')}"), parts[0])
-
-
-def _archive(layout: Path, reference: str) -> Iterator[bytes]:
-    """The layout as a tar stream; ``index.json`` gets the name under which containerd keeps the image."""
-    outer = json.loads((layout / "index.json").read_text())
-    outer["manifests"][0]["annotations"] = {"io.containerd.image.name": f"docker.io/library/{reference}"}
-    for path in (layout / "oci-layout", *sorted((layout / "blobs/sha256").iterdir())):
-        yield _header(path.relative_to(layout).as_posix(), path.stat().st_size)
-        with path.open("rb") as handle:
-            while chunk := handle.read(_CHUNK):
-                yield chunk
-        yield _padding(path.stat().st_size)
-    index = json.dumps(outer).encode()
-    yield _header("index.json", len(index)) + index + _padding(len(index)) + b"\0" * (2 * tarfile.BLOCKSIZE)
-
-
-def _header(name: str, size: int) -> bytes:
-    member = tarfile.TarInfo(name)
-    member.size = size
-    return member.tobuf()
-
-
-def _padding(size: int) -> bytes:
-    return b"\0" * (-size % tarfile.BLOCKSIZE)

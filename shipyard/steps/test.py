@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shipyard import console, images, release_build
+from shipyard import console, images, loading
 from shipyard.errors import BuildFailed
 from shipyard.run import run
 from shipyard.world import Step, World
@@ -27,13 +27,14 @@ def _done(world: World) -> str:
 
 
 def _run(world: World) -> Mapping[str, Any]:
-    references = {artifact.key: release_build.load(world.engine, artifact) for artifact in world.artifacts}
     native = images.native(world.engine)
     foreign = sorted({part.platform for each in world.artifacts for part in each.parts} - {native})
-    results, untested = {native: _pytest(world, references, native)}, []
+    given = {each.key: loading.load(world.engine, each) for each in world.artifacts}
+    results, untested = {native: _pytest(world, given, native)}, []
     for platform in foreign:
         if emulated(platform):
-            results[platform] = _pytest(world, references, platform)
+            given = {each.key: loading.load(world.engine, each, platform) for each in world.artifacts}
+            results[platform] = _pytest(world, given, platform)
         else:
             untested.append(platform)
             console.info(

@@ -2,6 +2,7 @@
 
 ``SHIPYARD_TEST_IMAGES`` names images that are there already, such as those of a release, and that are looked at instead of
 built ones: ``{"api": "llm-call-api:1.2.3-release"}``, with ``api-cuda`` for a target other than prod.
+``SHIPYARD_TEST_PLATFORM`` says of which platform they are; other than the engine's own, an emulator runs them.
 """
 
 from __future__ import annotations
@@ -73,12 +74,12 @@ def _instead(
                 one = replace(request, images=(image.name,), target=target, references=())
                 found += build(project, engine, one)
                 continue
-            digest, native = images.digest(engine, reference), images.native(engine)
+            digest = images.digest(engine, reference)
             assert digest, f"SHIPYARD_TEST_IMAGES: the engine has no {reference}"
-            size = sizes.measure(engine, reference, digest, native).total
-            found.append(
-                BuildResult(image.name, target, native, reference, digest, size, "given", "SHIPYARD_TEST_IMAGES", 0.0)
-            )
+            platform = os.environ.get("SHIPYARD_TEST_PLATFORM") or images.native(engine)
+            size = sizes.measure(engine, reference, digest, platform).total
+            said = ("given", "SHIPYARD_TEST_IMAGES", 0.0)
+            found.append(BuildResult(image.name, target, platform, reference, digest, size, *said))
         return found
 
     return chosen

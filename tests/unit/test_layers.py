@@ -39,7 +39,7 @@ LAYERS = (
     ),
     ("attachments", "signing_keys", "published", "tag_checks"),
     ("secrets_check", "signing"),
-    ("images", "overlays", "containers", "release_build", "publishing", "image_checks", "release_drawing"),
+    ("images", "overlays", "containers", "loading", "release_build", "publishing", "image_checks", "release_drawing"),
     ("rolling", "host_api", "verification", "repro", "release_page", "world"),
     ("released", "statement"),
     ("moves", "rotation", "steps", "steps.*"),
