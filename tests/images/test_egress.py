@@ -64,10 +64,13 @@ class Gateway:
 
     def served(self) -> int:
         """How many requests have reached the upstream."""
-        code = "import urllib.request as u;print(u.urlopen('http://127.0.0.1:9100/count').read().decode())"
-        status, output = self.echo.exec_run(["python3", "-c", code])
-        assert status == 0, output
-        return int(json.loads(output)["served"])
+        host, port = self.echo.ports["9100/tcp"][0].values()
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        try:
+            connection.request("GET", "/count")
+            return int(json.loads(connection.getresponse().read())["served"])
+        finally:
+            connection.close()
 
     def lines(self) -> list[dict[str, Any]]:
         """The log's lines."""
@@ -95,12 +98,13 @@ def upstream(client: docker.DockerClient, images: dict[str, str], network: str, 
         volumes[folder] = {"bind": "/tls", "mode": "ro"}
     command = ["python3", "/doubles/echo.py", "--port", "9100"]
     command += ["--tls", "/tls/server.pem", "/tls/server.key"] if more else []
-    health = {"test": ["NONE"]}
+    options = {"healthcheck": {"test": ["NONE"]}, "ports": {"9100/tcp": ("127.0.0.1", None)}}
     with running(
-        client, images["api"], name=name, network=network, command=command, volumes=volumes, healthcheck=health
+        client, images["api"], name=name, network=network, command=command, volumes=volumes, **options
     ) as container:
         listening = "import socket;socket.create_connection(('127.0.0.1',9100),1)"
         wait_until(lambda: container.exec_run(["python3", "-c", listening]).exit_code == 0, "the echo", 20)
+        container.reload()
         yield container
 
 
