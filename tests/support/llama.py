@@ -88,6 +88,6 @@ def double(folder: Path) -> dict[str, Any]:
         "volumes": [{"type": "bind", "source": a, "target": b, "read_only": True} for a, b in mounts.items()],
         "networks": ["outbound"],
         "ports": [f"127.0.0.1:${{LLAMA_DOUBLE_PORT}}:{PORT}"],  # for an API on the host
-        "healthcheck": {"test": probe, "interval": "60s", "start_period": "20s", "start_interval": "300ms"},
+        "healthcheck": {"test": probe, "interval": "60s", "start_period": "60s", "start_interval": "300ms"},
     }
     return {"services": {"llama-server": service}}
