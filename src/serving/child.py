@@ -7,6 +7,7 @@ worker that its supervisor is gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -51,17 +52,25 @@ class Link:
     def open(self) -> None:
         """Say that requests are accepted, and listen from now on."""
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._hear)
-        self._control.send(READY)
+        self._say(READY)
 
     def _hear(self) -> None:
-        words = self._control.recv(16)
+        try:
+            words = self._control.recv(16)
+        except ConnectionResetError:  # it ended without having read what this worker said
+            words = b""
         if DEBUG in words and self._options.debugger is not None:
             debugger.listen(self._options.place, self._options.debugger)
         if HANDOVER in words:
             if self._options.debugger is not None:
                 debugger.close()
-            self._control.send(FREED)
+            self._say(FREED)
             self._worker.hand_over()
         if not words:
             asyncio.get_running_loop().remove_reader(self._control.fileno())
             self._worker.abandon()
+
+    def _say(self, word: bytes) -> None:
+        # A supervisor that is gone by now has ended the stream as well, and that is heard in its turn.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(word)

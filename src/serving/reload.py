@@ -6,6 +6,7 @@ afterwards finishes its open streams. The supervisor runs no event loop and no t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
@@ -40,6 +41,11 @@ class Forked:
     pid: int
     control: socket.socket
     began: float = field(default_factory=time.monotonic)
+
+    def say(self, word: bytes) -> None:
+        """Tell the worker `word`; one that has just died is buried in its turn."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.control.send(word)
 
 
 def supervise(options: Options, listener: socket.socket, preload: Sequence[str], sources: Sequence[str]) -> int:
@@ -191,7 +197,7 @@ class Supervisor:
         if READY in words and worker is self._candidate:
             self._promote(worker)
         if FREED in words and self._current:
-            self._current.control.send(DEBUG)
+            self._current.say(DEBUG)
         if not words:
             self._selector.unregister(worker.control)
 
@@ -201,9 +207,9 @@ class Supervisor:
         log.info("serving new code" if before else "serving", extra={"pid": worker.pid, "ms": took})
         if before:
             self._old.append(before)
-            before.control.send(HANDOVER)
+            before.say(HANDOVER)
         else:
-            worker.control.send(DEBUG)
+            worker.say(DEBUG)
         self._fork_if_changed()
 
     def _reap(self) -> None:
