@@ -19,10 +19,19 @@ import shipyard
 from shipyard import images, plans, sizes
 from shipyard.engine import Engine
 from shipyard.models import BuildResult, Project
+from tests.support.images import EMULATED
 from tests.support.stack import ROOT
 
 #: What the tests look at; each target is one bake request over the images that have it.
 TARGETS = ("prod", "debug", "dev")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where an emulator runs the images, leave out what cannot be so there; each such test says why."""
+    for item in items:
+        mark = item.get_closest_marker("native")
+        if mark and EMULATED:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 @pytest.fixture(scope="session")

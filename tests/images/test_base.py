@@ -18,6 +18,7 @@ from shipyard.models import BuildResult, Project
 from tests.support.service import wait_until
 from tests.support.stack import free_ports, served
 
+pytestmark = pytest.mark.native("it is about the base image that this machine makes, of its own platform")
 CONFIG = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
@@ -100,9 +101,10 @@ def test_a_hub_s_base_is_pinned_and_remembered(
 
 def test_a_bootstrap_is_reproducible(project: Project, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no hub answers, two bootstraps from the same packages are the same image, bit for bit."""
+    # Mostly this machine bootstrapped one not long ago; where packages are newer since, it takes two.
+    earlier = shipyard.bases.remembered(engine, project.base)
     (closed,) = free_ports(1)
     monkeypatch.setenv("SHIPYARD_BASE_IMAGE", f"127.0.0.1:{closed}/library/debian:trixie-slim")
-    first = shipyard.bases.ensure(engine, project.base, refresh=True)
-    again = shipyard.bases.ensure(engine, project.base, refresh=True)
-    assert first == again
-    assert first.origin == "bootstrap"
+    found = shipyard.bases.ensure(engine, project.base, refresh=True)
+    assert found.origin == "bootstrap"
+    assert earlier == found or found == shipyard.bases.ensure(engine, project.base, refresh=True)

@@ -15,6 +15,7 @@ from tests.support.claude_proxy_process import DOUBLE
 from tests.support.images import await_health, running
 from tests.support.service import wait_until
 
+pytestmark = pytest.mark.native("qemu-user offers no Landlock, without which the proxy runs no tools")
 Built = dict[tuple[str, str], BuildResult]
 KEY = "sk-of-this-test"
 PIDS, MEMORY = 512, 2 << 30

@@ -133,6 +133,7 @@ def test_nothing_is_setuid_or_writable_by_everyone(
     assert risky == []
 
 
+@pytest.mark.native("it is about a build for both platforms, not about the images that are given")
 def test_a_foreign_platform_is_built_without_running_it(
     client: docker.DockerClient, project: Project, engine: Any
 ) -> None:

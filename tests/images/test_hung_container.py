@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import docker
 from shipyard.models import BuildResult
 from tests.support.images import api_keys, await_health, running
@@ -14,6 +16,7 @@ SECOND = 1_000_000_000
 HANG = "import os,signal;from serving import hung;[os.kill(each.pid, signal.SIGSTOP) for each in hung.servers(8001)]"
 
 
+@pytest.mark.native("an emulated probe takes longer than the time after which a server counts as hung")
 def test_a_server_that_hangs_is_ended_and_started_anew(
     client: docker.DockerClient, built: dict[tuple[str, str], BuildResult], tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import secrets
 import tarfile
 from collections.abc import Iterator
@@ -23,19 +25,32 @@ HARDENED = {
     "mem_limit": "1g",
     "init": True,
 }
+#: Whether an emulator runs the images (``SHIPYARD_TEST_PLATFORM``), as tests/images/conftest.py has it.
+EMULATED = os.environ.get("SHIPYARD_TEST_PLATFORM", "").rpartition("/")[2] not in (
+    "",
+    {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+)
+#: How much longer everything may take there: Python starts eight to twelve times as slowly under qemu-user.
+SLOWER = 15 if EMULATED else 1
+_SECOND = 1_000_000_000
 
 
 @contextmanager
 def running(client: docker.DockerClient, image: str, **options: Any) -> Iterator[Any]:
     """A hardened container; removed afterwards together with its anonymous volumes."""
-    container = client.containers.run(image, detach=True, **{**HARDENED, **options})
+    options = {**HARDENED, **options}
+    if EMULATED:
+        # The image's own check with more patience; what is left out is inherited.
+        longer = {"timeout": 5 * SLOWER * _SECOND, "start_period": 60 * _SECOND, "test": []}
+        options["healthcheck"] = {**options.get("healthcheck", {}), **longer}
+    container = client.containers.run(image, detach=True, **options)
     try:
         yield container
     finally:
         container.remove(force=True, v=True)
 
 
-def await_health(container: Any, seconds: float = 40) -> None:
+def await_health(container: Any, seconds: float = 40 * SLOWER) -> None:
     """Wait until the image's own HEALTHCHECK passes; the failure shows what the container said."""
 
     def healthy() -> bool:
