@@ -135,7 +135,8 @@ def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
     assert sorted(prod.containers()) == sorted(before)
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "down")
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
-    assert prod.ask("GET", "/v1/models")[0] == 200
+    # Compose knows that each is healthy, not that the balancer has found the API's address: `invoke prod` waits for that.
+    wait_until(lambda: prod.ask("GET", "/v1/models")[0] == 200, "the API behind the balancer")
     volumes = prod.docker(
         "volume", "ls", "--format", "{{.Name}}", "--filter", f"label=com.docker.compose.project={prod.project}"
     )
