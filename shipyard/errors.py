@@ -5,6 +5,7 @@ A message says where, what, and what to try. ``tasks.py`` prints it and exits wi
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,12 @@ class DiskFull(ShipyardError):
     exit_code = 11
 
 
+class NotWritable(ShipyardError):
+    """A file or folder of the checkout, or of the toolkit, that this user may not read or write."""
+
+    exit_code = 23
+
+
 class BaseUnavailable(ShipyardError):
     """The base image can be neither pulled nor bootstrapped."""
 
@@ -145,3 +152,12 @@ class CommandFailed(ShipyardError):
         self.argv, self.status, self.stderr = tuple(argv), status, stderr
         tail = "\n".join(stderr.strip().splitlines()[-15:])
         super().__init__(f"{argv[0]} ended with status {status}" + (f":\n{tail}" if tail else ""))
+
+
+def of_the_disk(failed: OSError) -> ShipyardError | None:
+    """What the system's error means to a user where it is about space or permissions, wherever it came up; else None."""
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left ({failed}); make room and run this again")
+    if failed.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and failed.filename:
+        return NotWritable(f"{failed}; see to its owner, mode and mount, and run this again")
+    return None

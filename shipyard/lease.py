@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shipyard import console
+from shipyard import console, processes
 from shipyard.errors import ReleaseBusy
 
 #: Seconds between two heartbeats, and how long none may come before an owner on another machine counts as dead.
@@ -29,7 +29,7 @@ class Owner:
 
     token: str
     pid: int
-    started: str
+    started: int | None
     machine: str
     host: str
     user: str
@@ -104,7 +104,7 @@ def alive(owner: Owner) -> bool | None:
     """Whether an owner still runs; None when only its heartbeat can tell: it is on another machine, or there is no /proc."""
     if owner.machine != _machine() or not owner.started:
         return None
-    return _started(owner.pid) == owner.started
+    return processes.started(owner.pid) == owner.started
 
 
 def _take(path: Path, what: str, expiry: float) -> Lease:
@@ -166,7 +166,7 @@ def _myself(what: str) -> Owner:
     return Owner(
         token=secrets.token_hex(16),
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=processes.started(os.getpid()),
         machine=_machine(),
         host=socket.gethostname(),
         user=_user(),
@@ -189,12 +189,3 @@ def _machine() -> str:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    """When a process began, in ticks since boot (proc(5), stat, field 22); empty when it is not there or has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]

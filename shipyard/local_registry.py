@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipyard import console, ports
+from shipyard import console, ports, processes
 from shipyard.engine import lock, packages
 from shipyard.engine.types import home
 from shipyard.errors import AccessDenied, ConfigError, RegistryFailed
@@ -156,7 +156,7 @@ def _start(program: Path) -> Popen[bytes]:
     replace(config, text, 0o600)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "OTEL_"))}
     process = detach([str(program), "serve", str(config)], log(), env=env, cwd=folder)
-    started = _started(process.pid)
+    started = processes.started(process.pid)
     if started is not None:  # else it ended at once
         replace(_pid_file(), json.dumps({"pid": process.pid, "started": started, "port": _wanted()}) + "\n")
     return process
@@ -196,19 +196,8 @@ def _running() -> _Process | None:
 
 
 def _alive(process: _Process) -> bool:
-    started = _started(process.pid)
+    started = processes.started(process.pid)
     return started is not None and started == process.started
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot (proc(5), field 22 of stat); None when it ended."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # one that was started by this very process would stay a zombie
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _end(found: _Process, grace: float = _STOP) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from shipyard import console, lease, local_registry, release_page, source, tags, versions
 from shipyard.engine import Engine
-from shipyard.errors import DiskFull, ShipyardError
+from shipyard.errors import ShipyardError
 from shipyard.models import Project
 from shipyard.steps import attest, build, bump, preflight, promote, push, repro, sbom, sign, test, verify
 from shipyard.world import Options, Step, World, lease_of
@@ -95,15 +94,12 @@ def _journaled(world: World, step: Step) -> Iterator[dict[str, Any]]:
         yield facts
     except BaseException as failed:
         _failed(world, step, failed)
-        if isinstance(failed, OSError) and failed.errno in (errno.ENOSPC, errno.EDQUOT):
-            msg = f"no space left ({failed}); make room and run this again"
-            raise DiskFull(msg) from failed
         raise
     world.journal.write(step.name, "done", facts)
 
 
 def _failed(world: World, step: Step, failed: BaseException) -> None:
-    reason = str(failed) if isinstance(failed, ShipyardError) else type(failed).__name__
+    reason = str(failed) if isinstance(failed, (ShipyardError, OSError)) else type(failed).__name__
     try:
         world.journal.write(step.name, "failed", {"reason": reason[:2000]})
     except OSError as full:

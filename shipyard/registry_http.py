@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from shipyard import proxies
 from shipyard.errors import RegistryFailed
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Wire:
     def __init__(self, host: str, base: str, redact: Callable[[str], str], patience: float = PATIENCE) -> None:
         self.host, self.base, self._redact, self._patience = host, base, redact, patience
         self._stopped = threading.Event()
-        self._made: urllib3.PoolManager | None = None
+        self._made: dict[str, urllib3.PoolManager] = {}
         self._making = threading.Lock()
 
     def stop(self) -> None:
@@ -149,7 +150,7 @@ class Wire:
                 raise Passing(reason) from None
 
     def _read(self, method: str, url: str, headers: dict[str, str], body: Any, limit: int) -> Answer:
-        response = self._pool().request(
+        response = self._pool("" if loopback(urlsplit(url).netloc) else proxies.find(url)).request(
             method, url, headers=headers, body=body, preload_content=False, redirect=False, retries=False
         )
         try:
@@ -167,16 +168,18 @@ class Wire:
             raise Passing(self.explain(answer), seconds(answer.headers.get("retry-after", ""), time.time()))
         return answer
 
-    def _pool(self) -> urllib3.PoolManager:
+    def _pool(self, proxy: str) -> urllib3.PoolManager:
+        """Connections by way of a proxy, or straight ones for ``""``."""
         import urllib3
 
         with self._making:
-            if self._made is None:
+            if proxy not in self._made:
                 # Who has little patience does not wait long for a registry that hangs either.
                 longest = max(self._patience, 1.0)
                 timeout = urllib3.Timeout(connect=min(_CONNECT, longest), read=min(_READ, longest))
-                self._made = urllib3.PoolManager(maxsize=8, timeout=timeout, blocksize=_BLOCK)
-            return self._made
+                options: Any = {"maxsize": 8, "timeout": timeout, "blocksize": _BLOCK}
+                self._made[proxy] = proxies.through(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            return self._made[proxy]
 
 
 def seconds(retry_after: str, now: float) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +30,8 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: Of other answers it tells the registry's words and no status, so that whatever names a URL of it may pass.
 _DENIED = ("UNAUTHORIZED", "DENIED", "UNSUPPORTED", *(f"status code {code}" for code in (401, 403, 405)))
 _BROKEN = ("connection re", "broken pipe", "EOF", "imeout", "no such host", "no answer within")
+#: What a folder with a registry's login is called while cosign runs; the process that made it follows.
+_LOGIN = "login-"
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,21 @@ def authenticated(project: Project, host: str, argv: list[str], *, sign: bool = 
     password = signing_keys.password(project) if key else "" if not sign else None
     home = signing_keys.folder(project)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="login-", dir=home) as folder:
+    _forget(home)
+    with tempfile.TemporaryDirectory(prefix=f"{_LOGIN}{os.getpid()}-", dir=home) as folder:
         credentials.docker_config(Path(folder), host)
         try:
             return signing_keys.call(project, argv, key=key, password=password, docker_config=Path(folder)).stdout
         except CommandFailed as failed:
             raise _explained(host, cosign.reason(failed.stderr), argv[1]) from None
+
+
+def _forget(home: Path) -> None:
+    """Remove the logins of processes that were killed before they could."""
+    for folder in home.glob(f"{_LOGIN}*"):
+        pid = folder.name.removeprefix(_LOGIN).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explained(host: str, reason: str, verb: str) -> AccessDenied | RegistryFailed | SigningFailed:

@@ -13,7 +13,7 @@ from invoke import task
 
 import shipyard
 from shipyard import console
-from shipyard.errors import ShipyardError
+from shipyard.errors import ShipyardError, of_the_disk
 
 HELP = {
     "allow-detached": "release a commit that no branch names",
@@ -53,11 +53,12 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
         def clean(*positional: Any, **named: Any) -> None:
             try:
                 body(*positional, **named)
-            except ShipyardError as failed:
-                if os.environ.get("SHIPYARD_DEBUG"):
+            except (ShipyardError, OSError) as failed:
+                known = of_the_disk(failed) if isinstance(failed, OSError) else failed
+                if known is None or os.environ.get("SHIPYARD_DEBUG"):
                     raise
-                console.error(str(failed))
-                sys.exit(failed.exit_code)
+                console.error(str(known))
+                sys.exit(known.exit_code)
             except KeyboardInterrupt:
                 console.error("interrupted")
                 sys.exit(130)

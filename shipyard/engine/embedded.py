@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipyard import console
+from shipyard import console, processes
 from shipyard.commands import engine as commands
 from shipyard.engine import api, packages
 from shipyard.engine.types import Engine, home
@@ -72,7 +72,8 @@ def client_config(folder: Path, extend: Path | None = None) -> None:
     import json
 
     folder.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, object] = {}
+    # What `docker login` wrote here is kept.
+    settings: dict[str, object] = _settings(folder) if extend is None else {}
     if extend and (extend / "config.json").exists():
         settings = json.loads((extend / "config.json").read_text())
         for shared in ("contexts", "cli-plugins", "buildx"):
@@ -86,6 +87,16 @@ def client_config(folder: Path, extend: Path | None = None) -> None:
         scratch.touch(mode=0o600)
         scratch.write_text(text)
         scratch.replace(target)
+
+
+def _settings(folder: Path) -> dict[str, object]:
+    import json
+
+    try:
+        found = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def pid() -> int | None:
@@ -166,17 +177,8 @@ def _end(number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(number, signal.SIGTERM)
     deadline = time.monotonic() + STOP
-    while _alive(number):
+    while processes.started(number) is not None:
         if time.monotonic() > deadline:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         time.sleep(0.05)
-
-
-def _alive(number: int) -> bool:
-    with suppress(ChildProcessError):
-        os.waitpid(number, os.WNOHANG)  # a daemon started by this very process would stay a zombie
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,57 @@ def test_the_registry_is_restarted(whole: Clone, clone: Clone, registry: registr
     other.join()
     assert clone.state() == whole.state()
     assert not clone.lines(step, "failed")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str = "1m") -> Iterator[None]:
+    """A file system of its own at a folder, which keeps what it had."""
+    kept = folder.with_name("kept")
+    subprocess.run(["cp", "-a", f"{folder}/.", kept], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", folder], check=True)
+    subprocess.run(["cp", "-a", f"{kept}/.", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path, left: int) -> Path:
+    """Fill a file system up to ``left`` bytes; the file to remove for more room."""
+    found = folder / "filling"
+    usage = os.statvfs(folder)
+    found.write_bytes(bytes(max(0, usage.f_bavail * usage.f_frsize - left)))
+    return found
+
+
+@pytest.mark.parametrize("step", ["build", "attest", "promote"])
+def test_the_disk_is_full(whole: Clone, clone: Clone, step: str) -> None:
+    folder = clone.root / ("dist" if step == "promote" else ".shipyard/release")
+    if step != "build":
+        clone.killed_when(step, "begun", *WORDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    with small_disk(folder):
+        filling = fill(folder, 4 << 10)
+        said = clone.release(*WORDS, status=11)
+        assert "no space left" in said.lower()
+        assert "Traceback" not in said
+        assert "latest" not in clone.public() or step == "promote"
+        filling.unlink()
+        clone.release(*WORDS)
+        assert clone.state() == whole.state()
+
+
+def test_the_registry_s_disk_is_full(whole: Clone, clone: Clone, registry: registries.Served) -> None:
+    registry.storage.mkdir(exist_ok=True)
+    with small_disk(registry.storage):
+        filling = fill(registry.storage, 64 << 10)
+        said = clone.release(*WORDS, status=15)
+        assert "Traceback" not in said
+        assert clone.public() == {}
+        filling.unlink()
+        clone.release(*WORDS)
+        assert clone.state() == whole.state()
+        registry.kill()
 
 
 def test_two_at_once(whole: Clone, clone: Clone) -> None:

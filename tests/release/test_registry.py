@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import secrets
@@ -21,7 +22,7 @@ from shipyard.errors import AccessDenied, RegistryFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
 from tests.support import registries
-from tests.support.registry_proxy import Fault, Proxy, proxy, tls, token_service
+from tests.support.registry_proxy import Fault, Proxy, proxy, tls, token_service, tunnel
 from tests.support.service import wait_until
 
 #: Bytes that gzip cannot make smaller, for pushes that take a moment.
@@ -399,6 +400,26 @@ def test_any_other_registry_is_spoken_to_by_https(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
         assert pushed(served.address, image).sent == 5
         assert publishing.present(Registry(served.address), image)
+
+
+def test_a_proxy_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = registries.free_ports(1)
+    settings = tls(tmp_path, address := f"127.0.0.2:{port}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
+    with registries.running(tmp_path / "r", settings) as served, tunnel() as between:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:p%40ss@{between.address}")
+        image = registries.artifact(tmp_path / "tiny", address)
+        assert pushed(address, image).sent == 5
+        assert set(between.asked) == {(address, "Basic " + base64.b64encode(b"somebody:p@ss").decode())}
+        before = len(between.asked)
+        monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.2")
+        assert publishing.present(Registry(served.address), image)
+        assert len(between.asked) == before
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.setenv("HTTPS_PROXY", f"somebody:p%40ss@127.0.0.1:{registries.free_ports(1)[0]}")
+        with pytest.raises(RegistryFailed, match="no answer from") as failed:
+            Registry(address, patience=0.1).ping()
+        assert "p%40ss" not in str(failed.value)
 
 
 def test_an_endless_answer_is_not_read(registry: registries.Served, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import http.client
 import ipaddress
 import json
 import secrets
+import select
+import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -284,3 +287,46 @@ def token_service(folder: Path, user: str, password: str, seconds: float = 60) -
 
 def _url64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class Tunnel(socketserver.ThreadingTCPServer):
+    """A proxy for CONNECT (RFC 9110, 9.3.6); ``asked`` has the place and the login of each request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Tunneled)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.asked: list[tuple[str, str]] = []
+
+
+class _Tunneled(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        place = self.rfile.readline().split()[1].decode()
+        lines = iter(lambda: self.rfile.readline().strip().decode(), "")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        assert isinstance(self.server, Tunnel)
+        self.server.asked.append((place, headers.get("proxy-authorization", "")))
+        host, _, port = place.rpartition(":")
+        with socket.create_connection((host, int(port))) as beyond:
+            self.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            other = {self.connection: beyond, beyond: self.connection}
+            while ready := select.select(list(other), [], [], 10)[0]:
+                for each in ready:
+                    data = each.recv(65536)
+                    if not data:
+                        return
+                    other[each].sendall(data)
+
+
+@contextmanager
+def tunnel() -> Iterator[Tunnel]:
+    """A running ``Tunnel``."""
+    with Tunnel() as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield found
+        finally:
+            found.shutdown()
+            thread.join()

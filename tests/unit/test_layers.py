@@ -18,7 +18,7 @@ LAYERS = (
     ("models", "artifacts"),
     ("errors", "policy_mounts", "policy_rules"),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
-    ("oci", "provenance", "treemap", "dsse", "evidence", "licenses"),
+    ("oci", "provenance", "treemap", "dsse", "evidence", "licenses", "proxies", "processes"),
     ("config", "versions", "components"),
     ("console", "bill"),
     ("run",),

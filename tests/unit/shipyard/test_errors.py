@@ -1,5 +1,10 @@
 """Every kind of failure has an exit code of its own, which scripts may rely on."""
 
+import errno
+import os
+
+import pytest
+
 from shipyard import errors
 from shipyard.errors import CommandFailed, ConfigError, ShipyardError
 from shipyard.models import Fault
@@ -30,6 +35,7 @@ def test_exit_codes() -> None:
         "ReleaseBusy": 20,
         "NotReproducible": 21,
         "LockStale": 22,
+        "NotWritable": 23,
     }
     assert len(set(codes.values())) == len(codes), "two errors share an exit code"
     assert 2 not in codes.values(), "Invoke itself uses 2 for a wrong command line"
@@ -54,3 +60,24 @@ def test_a_failed_command_shows_the_end_of_what_it_said() -> None:
     tail = "\n".join(f"line {number}" for number in range(5, 20))
     assert str(failed) == f"docker ended with status 4:\n{tail}"
     assert str(CommandFailed(["docker"], 4, "\n")) == "docker ended with status 4"
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, errors.DiskFull),
+        (errno.EDQUOT, errors.DiskFull),
+        (errno.EROFS, errors.NotWritable),
+        (errno.EACCES, errors.NotWritable),
+    ],
+)
+def test_what_the_system_refuses_is_explained(number: int, expected: type[ShipyardError]) -> None:
+    found = errors.of_the_disk(OSError(number, os.strerror(number), "/some/file"))
+    assert type(found) is expected
+    assert "/some/file" in str(found)
+    assert "run this again" in str(found)
+
+
+def test_other_errors_of_the_system_are_faults_of_ours() -> None:
+    assert errors.of_the_disk(OSError(errno.EBADF, "Bad file descriptor")) is None
+    assert errors.of_the_disk(PermissionError(errno.EPERM, "Operation not permitted")) is None  # of no file

@@ -51,7 +51,7 @@ def test_a_dead_owner_of_this_machine_is_replaced_at_once(path: Path) -> None:
 
 
 def test_a_pid_used_again_is_another_owner(path: Path) -> None:
-    leave(path, started="1")
+    leave(path, started=1)
     with lease.held(path, "invoke release", expiry=60) as held:
         held.check()
 
