@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from shipyard import bases
@@ -13,7 +15,7 @@ from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
 from shipyard.doctor.patient import Patient
-from shipyard.engine import api, packages
+from shipyard.engine import api, embedded, packages
 from shipyard.errors import ToolMissing
 from shipyard.run import run
 
@@ -73,8 +75,15 @@ def plugin(patient: Patient, wanted: Plugin) -> Finding:
 
 def _client(patient: Patient) -> Mapping[str, Any]:
     """What the client says of itself and its plugins, without asking the engine. Raises ToolMissing, CommandFailed."""
-    argv = [patient.engine.docker, "info", "--format", "{{json .ClientInfo}}"]
-    found = run(argv, env=patient.engine.environment(), timeout=_PATIENCE)
+    engine = patient.engine
+    with tempfile.TemporaryDirectory(prefix="shipyard-doctor-") as scratch:
+        variables = engine.environment()
+        if engine.config and not (engine.config / "config.json").exists():
+            # Whoever uses the engine first writes it; until then the unpacked plugins are found this way.
+            embedded.client_config(Path(scratch))
+            variables["DOCKER_CONFIG"] = scratch
+        argv = [engine.docker, "info", "--format", "{{json .ClientInfo}}"]
+        found = run(argv, env=variables, timeout=_PATIENCE)
     try:
         said: dict[str, Any] = json.loads(found.stdout)
     except ValueError:

@@ -105,9 +105,9 @@ def _user_config() -> Path:
 
 
 def look(host: str) -> Engine:
-    """How ``find`` reaches an engine at ``host``, with what is there: nothing is started or unpacked.
+    """How ``find`` reaches an engine at ``host``, with what is there: nothing is started, unpacked or written.
 
-    Where something had to be unpacked first, ``docker`` may not exist.
+    Where something had to be unpacked first, ``docker`` or ``config`` may not exist.
     """
     if host == embedded.host():
         return embedded.describe()
@@ -135,14 +135,14 @@ def _with_tools(host: str) -> Engine:
         console.step(f"the engine at {host} lacks {wanted}: taking it from Debian packages")
         with lock("unpacking plugins"):
             packages.ensure()
-    return _unpacked(host, docker)
+    found = _unpacked(host, docker)
+    embedded.client_config(found.config or home(), extend=_user_config())
+    return found
 
 
 def _unpacked(host: str, docker: str | None) -> Engine:
     """A host engine with the unpacked plugins, and the unpacked client where it has none."""
-    config = home() / "client-of-host"
-    embedded.client_config(config, extend=_user_config())
-    return Engine(host, docker or str(packages.binaries() / "docker"), "host", config)
+    return Engine(host, docker or str(packages.binaries() / "docker"), "host", home() / "client-of-host")
 
 
 def _plugin(name: str) -> bool:
