@@ -39,12 +39,12 @@ def check(engine: Engine) -> None:
                 f"({DEVICE} is missing); leave --gpu out"
             )
             raise NoGpu(msg)
-        _refuse(found)
-    _refuse(gpu.runtime(info))
+        _refuse(found, FAIL, WARN)  # a card that nobody meant to use cannot be used either
+    _refuse(gpu.runtime(info), FAIL)
 
 
-def _refuse(found: Finding) -> None:
-    if found.state in (FAIL, WARN):
+def _refuse(found: Finding, *states: str) -> None:
+    if found.state in states:
         msg = f"--gpu: {found.seen}: {'; '.join(found.mend)}"
         raise NoGpu(msg)
 

@@ -103,7 +103,11 @@ def runtime(info: Mapping[str, Any]) -> Finding:
     if "nvidia" in (info.get("Runtimes") or {}):
         return ok("the engine has the runtime nvidia" + (f" and {', '.join(ours)}" if ours else ""))
     if ours:
-        return ok(f"the engine has {', '.join(ours)}")
+        # Tried with engine 28.5.2 and devices of CDI alone: `could not select device driver "nvidia"`.
+        return warn(
+            f"the engine has {', '.join(ours)} by CDI alone; Compose asks for the driver nvidia, which it may refuse then",
+            "install nvidia-container-toolkit, then `nvidia-ctk runtime configure`, and restart the engine",
+        )
     return fail(
         "there is a GPU, but the engine cannot give it to containers",
         f"install nvidia-container-toolkit, then `nvidia-ctk runtime configure` (or `{_GENERATE}`) and restart the engine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ LEAST = 2 * 10**9
 LEAST_FILES = 20_000
 #: Seconds by which two clocks may differ; signatures and tokens are dated.
 DRIFT = 300
-#: Bytes: the limit of one instance of the API (compose/compose.yaml); with less nothing useful starts.
+#: Bytes: the limit of one instance of the API, as compose/compose.yaml has it; with less nothing useful starts.
 LEAST_MEMORY = 512 * 1024**2
 #: Landlock came with Linux 5.13; from its version 6 on (6.12) signals stay inside a sandbox too (src/claude_proxy/landlock.py).
 LANDLOCK, SCOPED = (5, 13), 6
@@ -74,11 +74,15 @@ def memory(total: int, available: int, limits: int) -> Finding:
     return ok(seen)
 
 
-def limits(compose: str) -> int:
-    """Bytes that the fixed ``mem_limit`` lines of a Compose file add up to."""
+def limits(compose: str, settings: Mapping[str, str]) -> int:
+    """Bytes that the ``mem_limit`` lines of a Compose file add up to, but for model servers, which are started on demand."""
     units = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-    found = re.findall(r"^\s*mem_limit:\s*(\d+)([kmg]?)b?\s*(?:#.*)?$", compose, re.MULTILINE)
-    return sum(int(number) * units[unit] for number, unit in found)
+    total = 0
+    for name, default, fixed in re.findall(r"^\s*mem_limit: *(?:\$\{(\w+):-(\w+)\}|(\w+))", compose, re.MULTILINE):
+        size = re.fullmatch(r"(\d+)([kmg]?)b?", (settings.get(name) or default or fixed).lower())
+        if size and not name.startswith("OLLAMA_"):
+            total += int(size[1]) * units[size[2]]
+    return total
 
 
 def clock(now: float, engine: float | None, commit: int) -> Finding:

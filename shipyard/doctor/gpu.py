@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from typing import Any
 
 from shipyard import bases, containers, dotenv, gpus
 from shipyard.diagnosis import gpu as judge
-from shipyard.diagnosis.finding import Finding, skip
+from shipyard.diagnosis.finding import Finding, skip, worst
 from shipyard.doctor.patient import Patient
 from shipyard.engine import api
 
 #: Ollama's service, the port that it listens on in its container, and the seconds in which it says what it has loaded.
 _SERVICE, _PORT, _PATIENCE = "ollama", 11434, 3.0
-#: compose/compose.yaml's default of OLLAMA_IMAGE.
-_IMAGE = "ollama/ollama:0.12.6"
+#: Where a Compose file says which image Ollama's is by default.
+_IMAGE = re.compile(r"\$\{OLLAMA_IMAGE:-([^}]+)\}")
 _ELSEWHERE = "the engine does not run on this machine"
 
 
@@ -40,25 +41,31 @@ def engine(patient: Patient) -> Finding:
 
 
 def container(patient: Patient) -> Finding:
-    """Ollama's container if it runs, which may have lost its GPU; else one that lives for one question. Pulls nothing."""
+    """The containers of this checkout that were given one, and may have lost it; without any, one that lives for one
+    question. Pulls nothing.
+    """
     engine = patient.engine
-    if running := _running(patient):
-        argv = [engine.docker, "exec", running["Id"], "nvidia-smi", "-L"]
-        return judge.container(f"container {running['Name'].lstrip('/')}", gpus.said(argv, engine.environment()))
+    if given := [each for each in _running(patient) if each["HostConfig"].get("DeviceRequests")]:
+        return worst([_inside(patient, each) for each in given])
     image = next((each for each in _images(patient) if api.image(engine.host, each)), None)
     if image is None:
         return skip("no image is here to look from; `invoke build`, then look again")
-    given = (
-        ["--gpus", "all"] if "nvidia" in (patient.info.get("Runtimes") or {}) else ["--device", "nvidia.com/gpu=all"]
+    given_by = (
+        ["--gpus", "all"] if "nvidia" in (patient.info.get("Runtimes") or {}) else [f"--device={judge.CDI_KIND}=all"]
     )
-    argv = [engine.docker, "run", "--rm", "--pull", "never", "--network", "none", *given]
+    argv = [engine.docker, "run", "--rm", "--pull", "never", "--network", "none", *given_by]
     argv += ["--env", "NVIDIA_DRIVER_CAPABILITIES=utility", "--entrypoint", "nvidia-smi", image, "-L"]
     return judge.container(f"a container of {image}", gpus.said(argv, engine.environment()))
 
 
+def _inside(patient: Patient, running: dict[str, Any]) -> Finding:
+    argv = [patient.engine.docker, "exec", running["Id"], "nvidia-smi", "-L"]
+    return judge.container(f"container {running['Name'].lstrip('/')}", gpus.said(argv, patient.engine.environment()))
+
+
 def model(patient: Patient) -> Finding:
     """What Ollama says of the models that it has loaded."""
-    running = _running(patient)
+    running = next(iter(_running(patient, _SERVICE)), None)
     if running is None:
         return skip("no Ollama of this checkout runs; `invoke hybrid --gpu` starts one")
     networks = (running["NetworkSettings"].get("Networks") or {}).values()
@@ -74,23 +81,29 @@ def loaded(address: str, port: int) -> dict[str, Any]:
     connection = http.client.HTTPConnection(address, port, timeout=_PATIENCE)
     try:
         connection.request("GET", "/api/ps")
-        found: dict[str, Any] = json.loads(connection.getresponse().read())
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            msg = f"it answers {response.status}"
+            raise ValueError(msg)
+        found: dict[str, Any] = json.loads(response.read())
         return found
     finally:
         connection.close()
 
 
-def _running(patient: Patient) -> dict[str, Any] | None:
-    for each in containers.every(patient.engine, dotenv.project_name(patient.root), _SERVICE):
-        if each.running:
-            found: dict[str, Any] | None = api.get(patient.engine.host, f"/containers/{each.id}/json")
-            return found
-    return None
+def _running(patient: Patient, service: str = "") -> list[dict[str, Any]]:
+    """This checkout's containers that run, or those of one service, as the engine describes them."""
+    every = containers.every(patient.engine, dotenv.project_name(patient.root), service)
+    looked = (api.get(patient.engine.host, f"/containers/{each.id}/json") for each in every if each.running)
+    return [each for each in looked if each]
 
 
 def _images(patient: Patient) -> list[str]:
     """Images with a C library, which the driver's programs need; the first one that is there is taken."""
-    found = [patient.settings.get("OLLAMA_IMAGE") or _IMAGE]
+    files = sorted((patient.root / "compose").glob("*.yaml"))
+    default = [name for file in files for name in _IMAGE.findall(patient.compose(file.name))]
+    chosen = patient.settings.get("OLLAMA_IMAGE")
+    found = [chosen] if chosen else default
     if patient.project:
         base = bases.remembered(patient.engine, patient.project.base)
         found += [base.reference] if base else []

@@ -56,7 +56,7 @@ def memory(patient: Patient) -> Finding:
         return skip("this machine has no /proc/meminfo")
     kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE))
     total, available = (int(kilobytes.get(name, 0)) * 1024 for name in ("MemTotal", "MemAvailable"))
-    return judge.memory(total, available, judge.limits(patient.compose("compose.yaml")))
+    return judge.memory(total, available, judge.limits(patient.compose("compose.yaml"), patient.settings))
 
 
 def clock(patient: Patient) -> Finding:

@@ -43,7 +43,9 @@ def refuse(found: list[ShipyardError]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
-        raise ReleaseRefused("\n".join(f"- {fault}" for fault in found))
+        refused = ReleaseRefused("\n".join(f"- {fault}" for fault in found))
+        refused.see = next((fault.see for fault in found if fault.see), "")
+        raise refused
 
 
 def _needs(world: World, steps: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import shipyard
 from shipyard.engine import Engine, packages
 from tests.support.stack import ROOT, free_ports
 
-PORTS = ("LLM_CALL_API_PORT", "CLAUDE_PROXY_PORT", "REDIS_PORT", "LLM_CALL_DEBUGGER_PORT", "PROMETHEUS_PORT")
+#: The variables of every port that a stack publishes.
+PORTS = sorted(
+    {name for path in ROOT.glob("compose/*.yaml") for name in re.findall(r"\$\{(\w+_PORT):-", path.read_text())}
+)
 
 
 #: What of the tree the toolkit works with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -165,6 +166,31 @@ def test_ports_that_somebody_else_has(machine: Machine) -> None:
         one.close()
         # What only debugging needs is no reason to fail.
         assert machine.examined(status=0).state("ports") == "warn"
+
+
+def test_ports_of_the_checkout_s_own_stack(machine: Machine) -> None:
+    engine, port = shipyard.engine.find(), machine.ports["LLM_CALL_API_PORT"]
+    (base,) = {each["reference"] for each in json.loads((machine.home / "base.json").read_text()).values()}
+    label = f"com.docker.compose.project={shipyard.dotenv.project_name(machine.root)}"
+    argv = [
+        engine.docker,
+        "run",
+        "--detach",
+        "--rm",
+        "--pull=never",
+        "--init",
+        f"--label={label}",
+        f"--publish=127.0.0.1:{port}:1",
+    ]
+    variables = engine.environment()
+    done = subprocess.run([*argv, base, "sleep", "300"], env=variables, check=True, capture_output=True, text=True)
+    try:
+        found = machine.examined(status=0)
+        assert (found.state("ports"), f"{port} of this checkout's own stack" in found.seen("ports")) == ("ok", True)
+    finally:
+        subprocess.run(
+            [engine.docker, "rm", "--force", done.stdout.strip()], env=variables, check=True, capture_output=True
+        )
 
 
 def test_somebody_else_where_localhost_may_lead(machine: Machine) -> None:

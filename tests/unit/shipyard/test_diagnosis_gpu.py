@@ -68,7 +68,8 @@ def test_a_specification_of_an_earlier_driver() -> None:
 
 def test_engines() -> None:
     assert gpu.runtime({"Runtimes": {"nvidia": {}}}).state == OK
-    assert gpu.runtime({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}).state == OK
+    alone = gpu.runtime({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]})
+    assert (alone.state, "nvidia.com/gpu=0 by CDI alone" in alone.seen) == (WARN, True)
     for info in ({}, {"Runtimes": {"runc": {}}}, {"DiscoveredDevices": [{"ID": "other/x"}]}):
         assert "nvidia-container-toolkit" in gpu.runtime(info).mend[0]
 
