@@ -25,7 +25,7 @@ class Published:
 def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
     """Raise PortInUse naming every taken port and its owner. ``owners`` maps ports to the containers that publish them."""
     wanted = list(wanted)
-    if strange := sorted({each.address for each in wanted if _foreign(each.address)}):
+    if strange := sorted({each.address for each in wanted if foreign(each.address)}):
         msg = f"{', '.join(strange)}: no address of this machine; set LLM_CALL_API_ADDRESS in .env to one, such as 127.0.0.1"
         raise PortInUse(msg)
     taken = {each: found for each in wanted if (found := owner(each.address, each.port, owners))}
@@ -42,13 +42,14 @@ def owner(address: str, port: int, containers: Mapping[int, str]) -> str:
     return "" if _free(address, port) else containers.get(port) or _process(port)
 
 
-def _foreign(address: str) -> bool:
+def foreign(address: str) -> bool:
+    """Whether this is no address of this machine, or none at all."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address or "0.0.0.0", 0))
         except OSError as problem:
-            return problem.errno == errno.EADDRNOTAVAIL
+            return problem.errno == errno.EADDRNOTAVAIL or isinstance(problem, socket.gaierror)
     return False
 
 

@@ -12,6 +12,7 @@ from shipyard.diagnosis.finding import Finding, fail, ok, warn
 #: The first engine that knows the gateway mode "isolated" (its network documentation for 28.0). Tried: 26.1.5 takes the
 #: option without a word and gives the bridge an address of the host all the same; 28.5.2 does not.
 OLDEST = (28, 0)
+_NEWER = f"install Docker Engine {OLDEST[0]} or newer"
 #: How its image store is called in /info, and what turns it on.
 _STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 _TURN_ON = '{"features": {"containerd-snapshotter": true}} in its daemon.json, then restart it'
@@ -36,7 +37,7 @@ def engine(found: Reached) -> Finding:
     if found.kind == "none" and found.wanted:
         return fail(f"DOCKER_HOST={found.wanted} does not answer", "start that engine, or `unset DOCKER_HOST`")
     if found.kind == "none" and found.obstacle:
-        advice = f"install Docker Engine {OLDEST[0]} or newer, with buildx and Compose, or set DOCKER_HOST"
+        advice = f"{_NEWER}, with buildx and Compose, or set DOCKER_HOST"
         return fail(f"none answers, and none can be unpacked here because {found.obstacle}", advice)
     if found.kind == "none":
         return fail("none answers", "invoke engine.up", fix="engine")
@@ -48,7 +49,7 @@ def engine(found: Reached) -> Finding:
             f"{forward}, and set DOCKER_HOST=unix:///tmp/docker.sock",
         )
     if numbers.older(found.version, OLDEST):
-        return warn(f"{seen}, older than {numbers.show(OLDEST)}", f"install Docker Engine {OLDEST[0]} or newer")
+        return warn(f"{seen}, older than {numbers.show(OLDEST)}", _NEWER)
     return ok(seen)
 
 
@@ -66,11 +67,11 @@ def isolation(version: str) -> Finding:
     """Whether networks can be kept from reaching the host: an older engine ignores the option silently."""
     old = numbers.older(version, OLDEST)
     if old is None:
-        return warn(f'"{version}" is no version, so whether bridges can be isolated is unknown')
+        return warn(f'"{version}" is no version, so whether bridges can be isolated is unknown', _NEWER)
     if old:
         return fail(
             f"engine {version} ignores gateway_mode_ipv4=isolated: containers of internal networks reach this machine",
-            f"install Docker Engine {OLDEST[0]} or newer",
+            _NEWER,
         )
     return ok(f"engine {version} keeps internal networks from the host")
 

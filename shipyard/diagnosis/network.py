@@ -76,8 +76,8 @@ def published(compose: str, settings: Mapping[str, str], *, always: bool) -> Ite
 def ports(
     wanted: Iterable[Wanted], taken: Mapping[Wanted, str], ours: Collection[int], wrong: Iterable[str]
 ) -> Finding:
-    """Ports that are free or our own; ``taken`` maps the others to their owner."""
-    wanted, found = list(wanted), [fail(each, "write a number from 1 to 65535 in .env") for each in wrong]
+    """Ports that are free or our own; ``taken`` maps the others to their owner, ``wrong`` is what no stack can publish."""
+    wanted, found = list(wanted), [fail(each, "correct .env") for each in wrong]
     for each, owner in taken.items():
         judge, for_whom = (fail, "") if each.always else (warn, ", for host, hybrid and dev or --monitoring")
         seen = f"{each.address}:{each.port} ({each.variable}{for_whom}) is in use by {owner}"

@@ -14,7 +14,7 @@ def secrets(faults: Sequence[Fault], not_given: Sequence[str], rotating: Sequenc
     if faults:
         return fail("; ".join(f"{each.place}: {each.problem}" for each in faults), *_hints(faults), fix=fix)
     if rotating:
-        return warn("; ".join(rotating))
+        return warn("; ".join(rotating), "invoke secrets.rotate KIND --finish, once everybody has the new key")
     return ok("complete" + (f"; {len(not_given)} providers' keys are not given" if not_given else ""))
 
 

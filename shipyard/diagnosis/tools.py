@@ -49,7 +49,7 @@ def plugin(wanted: Plugin, client: Mapping[str, Any], obstacle: str) -> Finding:
     if numbers.older(said, wanted.oldest):
         return fail(f"{said} ({path}) is older than {numbers.show(wanted.oldest)}, {wanted.reason}", newer)
     if numbers.older(said, wanted.oldest) is None:
-        return warn(f'{path} says it is version "{said}"; {numbers.show(wanted.oldest)} is the oldest that will do')
+        return warn(f'{path} says it is version "{said}"', newer)
     return ok(f"{said} ({path})")
 
 

@@ -27,12 +27,14 @@ def published(patient: Patient) -> Finding:
     """The ports that a stack of this checkout publishes."""
     wanted, wrong = _wanted(patient)
     ours, others = _containers(patient)
+    strange = dict.fromkeys(each.address for each in wanted if ports.foreign(each.address))
     taken = {
         each: owner
         for each in wanted
-        if each.port not in ours and (owner := ports.owner(each.address, each.port, others))
+        if each.port not in ours and each.address not in strange
+        if (owner := ports.owner(each.address, each.port, others))
     }
-    return judge.ports(wanted, taken, ours, wrong)
+    return judge.ports(wanted, taken, ours, [*wrong, *(f"{each} is no address of this machine" for each in strange)])
 
 
 def _wanted(patient: Patient) -> tuple[list[Wanted], list[str]]:

@@ -97,6 +97,10 @@ class Report:
     def __init__(self, document: dict[str, Any], stderr: str) -> None:
         self.document, self.stderr = document, stderr
         self.checks: dict[str, dict[str, Any]] = {each["name"]: each for each in document["checks"]}
+        helpless = [
+            name for name, each in self.checks.items() if each["state"] in ("warn", "fail") and not each["mend"]
+        ]
+        assert helpless == [], "whatever is wrong comes with what mends it"
 
     def state(self, name: str) -> str:
         """Of one check."""

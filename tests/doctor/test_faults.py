@@ -200,10 +200,17 @@ def test_somebody_else_where_localhost_may_lead(machine: Machine) -> None:
     assert f"[::1]:{machine.ports['LLM_CALL_API_PORT']}" in found.seen("IPv6")
 
 
-def test_what_is_no_port(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("LLM_CALL_API_PORT=many", '.env: LLM_CALL_API_PORT: "many" is not a port'),
+        ("LLM_CALL_API_ADDRESS=203.0.113.9", "203.0.113.9 is no address of this machine"),
+    ],
+)
+def test_what_no_stack_can_publish(machine: Machine, line: str, seen: str) -> None:
     with (machine.root / ".env").open("a") as settings:
-        settings.write("LLM_CALL_API_PORT=many\n")
-    assert machine.examined(status=24).seen("ports") == '.env: LLM_CALL_API_PORT: "many" is not a port'
+        settings.write(line + "\n")
+    assert machine.examined(status=24).seen("ports") == seen
 
 
 def test_wrong_modes_of_secrets_are_put_right(machine: Machine) -> None:
@@ -224,6 +231,18 @@ def test_wrong_modes_of_secrets_are_put_right(machine: Machine) -> None:
     assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     (place / "somebody_s_notes").unlink()
     assert machine.examined(status=0).state("secrets") == "ok"
+
+
+def test_a_signing_key_that_others_may_read(machine: Machine) -> None:
+    assert machine.examined(status=0).seen("signing key").startswith("no private key here")
+    shipyard.signing_keys.init(shipyard.config.load(machine.root))
+    key = machine.root / "secrets/signing/cosign.key"
+    key.chmod(0o644)
+    found = machine.examined(status=24)
+    assert (found.failed(), found.mend("signing key")) == ({"signing key"}, f"chmod 600 {key}")
+    mended = machine.examined("--fix", status=0)
+    assert mended.state("signing key") == "ok"
+    assert "secrets/signing/cosign.key: mode 644 is 600 now" in mended.document["mended"]
 
 
 def test_a_registry_that_does_not_answer(machine: Machine) -> None:
