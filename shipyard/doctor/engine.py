@@ -15,7 +15,7 @@ from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
 from shipyard.doctor.patient import Patient
-from shipyard.engine import api, embedded, packages
+from shipyard.engine import Engine, api, embedded, packages
 from shipyard.errors import ToolMissing
 from shipyard.run import run
 
@@ -74,8 +74,11 @@ def plugin(patient: Patient, wanted: Plugin) -> Finding:
 
 
 def _client(patient: Patient) -> Mapping[str, Any]:
+    return patient.once("docker client", lambda: _ask(patient.engine))
+
+
+def _ask(engine: Engine) -> Mapping[str, Any]:
     """What the client says of itself and its plugins, without asking the engine. Raises ToolMissing, CommandFailed."""
-    engine = patient.engine
     with tempfile.TemporaryDirectory(prefix="shipyard-doctor-") as scratch:
         variables = engine.environment()
         if engine.config and not (engine.config / "config.json").exists():

@@ -48,13 +48,15 @@ def _wanted(patient: Patient) -> tuple[list[Wanted], list[str]]:
 
 def _containers(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
     """Ports that this checkout's containers publish, and those of all; none without an engine."""
+    return patient.once("published ports", lambda: _ask(patient))
+
+
+def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
     if not patient.info:
         return {}, {}
     with suppress(EngineFailed):
-        return (
-            containers.published(patient.engine, dotenv.project_name(patient.root)),
-            containers.published(patient.engine),
-        )
+        ours = containers.published(patient.engine, dotenv.project_name(patient.root))
+        return ours, containers.published(patient.engine)
     return {}, {}
 
 

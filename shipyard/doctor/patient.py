@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shipyard import config, dotenv
 from shipyard import engine as engines
 from shipyard.engine import Engine, Status, api, embedded
 from shipyard.errors import ConfigError, EngineFailed
 from shipyard.models import Fault, Project
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Patient:
     info: Mapping[str, Any] = field(default_factory=dict)
     at: float = 0.0
     settings: Mapping[str, str] = field(default_factory=dict)
+    _once: dict[str, Callable[[], Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def known(self) -> Project:
@@ -41,6 +45,11 @@ class Patient:
     def local(self) -> bool:
         """Whether containers run on this machine's own kernel, which is not so with an engine elsewhere or in a VM."""
         return not self.info or self.info.get("KernelVersion") == os.uname().release
+
+    def once(self, what: str, look: Callable[[], Found]) -> Found:
+        """What one look finds, for all checks that ask for it."""
+        found: Found = self._once.setdefault(what, functools.cache(look))()
+        return found
 
     def compose(self, name: str) -> str:
         """The text of a Compose file; empty when it cannot be read."""

@@ -70,6 +70,17 @@ def test_what_cannot_be_looked_at_is_a_fault_of_that_check_alone(patient: Patien
     assert str(problem) in found["engine"].seen
 
 
+def test_what_several_checks_ask_for_is_looked_at_once(patient: Patient) -> None:
+    looks = []
+
+    def look() -> str:
+        looks.append("looked")
+        return "seen"
+
+    assert [patient.once("x", look), patient.once("x", look), patient.once("y", look)] == ["seen"] * 3
+    assert looks == ["looked", "looked"]
+
+
 def report(*, mended: tuple[str, ...] = (), **findings: Finding) -> doctor.Report:
     return doctor.Report(findings, mended, 0.5)
 
