@@ -21,7 +21,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = [
     *("lint", "types", "unit", "services", "images", "cli", "engine"),
     *("dev", "phase1", "phase2", "phase3", "granger", "migrate", "faults", "isolation"),
-    *("release", "repro"),
+    *("release", "repro", "doctor"),
 ]
 nox.options.stop_on_first_error = False
 
@@ -149,6 +149,12 @@ def isolation(session: nox.Session) -> None:
 def release(session: nox.Session) -> None:
     """Registry, signatures, bills of materials, the pipeline and its crashes."""
     session.run("pytest", "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)
+
+
+@nox.session(tags=["lane3"])
+def doctor(session: nox.Session) -> None:
+    """`invoke doctor` on machines with one fault each, made for real."""
+    session.run("pytest", "tests/doctor", *session.posargs)
 
 
 @nox.session(tags=["lane3"])

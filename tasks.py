@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from verbs import engine, images, locks, registry, release, sbom, secrets, signing, stack
+from verbs import doctor, engine, images, locks, registry, release, sbom, secrets, signing, stack
 
 namespace = Collection(
+    doctor.doctor,
     images.build,
     images.why,
     images.size,

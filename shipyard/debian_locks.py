@@ -130,7 +130,7 @@ def stale(
         return None
     with tempfile.TemporaryDirectory(prefix="shipyard-lock-") as scratch:
         folder = Path(scratch)
-        status, _ = _bake(project, engine, _locking(project, images), base, folder, "prefer")
+        status, _ = _bake(project, engine, locking(project, images), base, folder, "prefer")
         # What is not there at all cannot be replaced either: then it is what the failed step said.
         told = {line for step in steps for line in _said(step, images)} if status else _stale_lines(project, folder)
     return LockStale("\n".join([*sorted(told), _HINT]))
@@ -139,11 +139,11 @@ def stale(
 def _images(project: Project, names: Sequence[str]) -> list[Image]:
     if unknown := plans.unknown(project, names):
         raise UnknownName("\n".join(unknown))
-    return _locking(project, (project.images[name] for name in names or project.images))
+    return locking(project, (project.images[name] for name in names or project.images))
 
 
-def _locking(project: Project, images: Iterable[Image]) -> list[Image]:
-    """The images with a stage to write a lock from; each once."""
+def locking(project: Project, images: Iterable[Image]) -> list[Image]:
+    """Those images with a stage to write a lock from; each once."""
     stage = re.compile(rf"^FROM .* AS {bake.LOCK_STAGE}$", re.MULTILINE)
     chosen = {image.name: image for image in images}
     return [image for image in chosen.values() if stage.search((project.root / image.dockerfile).read_text())]

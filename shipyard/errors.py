@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from shipyard.models import Fault
 
 
+#: What an error ends with when something of this machine is missing.
+DOCTOR = "`invoke doctor` says what is missing here, and what mends it"
+
+
 class ShipyardError(Exception):
-    """Any failure the toolkit knows how to explain."""
+    """Any failure the toolkit knows how to explain. ``see`` says where to look when this machine lacks something."""
 
     exit_code = 1
+    see = ""
 
 
 class ConfigError(ShipyardError):
@@ -39,12 +44,14 @@ class EngineMissing(ShipyardError):
     """No Docker engine is reachable and none can be run here."""
 
     exit_code = 5
+    see = DOCTOR
 
 
 class EngineFailed(ShipyardError):
     """An engine is there, but it refused, broke or went away."""
 
     exit_code = 6
+    see = DOCTOR
 
 
 class BuildFailed(ShipyardError):
@@ -87,6 +94,7 @@ class BaseUnavailable(ShipyardError):
     """The base image can be neither pulled nor bootstrapped."""
 
     exit_code = 12
+    see = DOCTOR
 
 
 class RegistryFailed(ShipyardError):
@@ -141,6 +149,20 @@ class NoGpu(ShipyardError):
     """A GPU is asked for, and this machine or its engine has none to give."""
 
     exit_code = 14
+    see = DOCTOR
+
+
+class Unhealthy(ShipyardError):
+    """`invoke doctor` found something that a verb needs and has not."""
+
+    exit_code = 24
+
+
+class ToolMissing(ShipyardError):
+    """A program that a verb calls is not on this machine."""
+
+    exit_code = 25
+    see = DOCTOR
 
 
 class CommandFailed(ShipyardError):

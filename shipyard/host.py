@@ -24,6 +24,12 @@ def revision(root: Path) -> tuple[str, int]:
     return commit + ("-dirty" if dirty else ""), int(os.environ.get("SOURCE_DATE_EPOCH") or epoch)
 
 
+def absent_bundles() -> tuple[str, ...]:
+    """Variables that name a CA bundle which is not there, as ``NAME=path``: the next one is taken without a word."""
+    named = {name: value for name in _BUNDLES if (value := os.environ.get(name))}
+    return tuple(f"{name}={value}" for name, value in named.items() if not Path(value).is_file())
+
+
 def ca_bundle() -> Path | None:
     """The host's CA certificates: behind a proxy that intercepts TLS, build steps need them as a secret; no image holds them."""
     named = [Path(value) for name in _BUNDLES if (value := os.environ.get(name))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,26 +25,31 @@ class Published:
 def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
     """Raise PortInUse naming every taken port and its owner. ``owners`` maps ports to the containers that publish them."""
     wanted = list(wanted)
-    if strange := sorted({each.address for each in wanted if _foreign(each.address)}):
+    if strange := sorted({each.address for each in wanted if foreign(each.address)}):
         msg = f"{', '.join(strange)}: no address of this machine; set LLM_CALL_API_ADDRESS in .env to one, such as 127.0.0.1"
         raise PortInUse(msg)
-    taken = [each for each in wanted if not _free(each.address, each.port)]
+    taken = {each: found for each in wanted if (found := owner(each.address, each.port, owners))}
     if taken:
         lines = [
-            f"{each.address}:{each.port} ({each.service}) is in use by {owners.get(each.port) or _process(each.port)}; "
-            f"stop that, or set {each.variable} in .env"
-            for each in taken
+            f"{each.address}:{each.port} ({each.service}) is in use by {by}; stop that, or set {each.variable} in .env"
+            for each, by in taken.items()
         ]
         raise PortInUse("\n".join(lines))
 
 
-def _foreign(address: str) -> bool:
+def owner(address: str, port: int, containers: Mapping[int, str]) -> str:
+    """Who has a port: the container of ``containers`` that publishes it, else a process; empty when it is free."""
+    return "" if _free(address, port) else containers.get(port) or _process(port)
+
+
+def foreign(address: str) -> bool:
+    """Whether this is no address of this machine, or none at all."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address or "0.0.0.0", 0))
         except OSError as problem:
-            return problem.errno == errno.EADDRNOTAVAIL
+            return problem.errno == errno.EADDRNOTAVAIL or isinstance(problem, socket.gaierror)
     return False
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shipyard import console
-from shipyard.errors import CommandFailed, ShipyardError
+from shipyard.errors import CommandFailed, ToolMissing
 
 #: Seconds a child gets to end after SIGTERM before it is killed.
 GRACE = 5.0
@@ -64,8 +64,8 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     except FileNotFoundError as missing:
-        msg = f"{argv[0]}: program not found; install it, or run `invoke engine.status` to see what is used"
-        raise ShipyardError(msg) from missing
+        msg = f"{argv[0]}: program not found; install it"
+        raise ToolMissing(msg) from missing
 
 
 def end(process: subprocess.Popen[Any]) -> None:

@@ -14,6 +14,8 @@ from shipyard.models import Fault, Project
 from shipyard.secrets import CLAUDE_PROXY, CLIENT, NOT_TEXT, OLD, PASSWORDS, PROVIDED, USERS_CONF, Pair
 from shipyard.secrets_access import INIT
 
+#: What makes secrets/ where there is none.
+MAKES = "`invoke secrets.init` makes it"
 #: The fewest characters of a key that we made, and of one that a provider gave.
 OWN, PROVIDERS = 32, 16
 #: What keys of each issuer begin with; other issuers' have no beginning of their own.
@@ -43,7 +45,7 @@ class Report:
 def check(project: Project) -> Report:
     """Look at every file: its place, its owner, its mode, its text, and what has to agree with it. Starts nothing but git."""
     if not secrets.folder(project).is_dir():
-        return Report((Fault("secrets/", "does not exist", "`invoke secrets.init` makes it"),), (), ())
+        return Report((Fault("secrets/", "does not exist", MAKES),), (), ())
     models = _models(project)
     generated = {*PASSWORDS.values(), USERS_CONF, *(name for pair in (CLIENT, CLAUDE_PROXY) for name in _both(pair))}
     texts, faults = _read(project, generated | PROVIDED.keys(), generated | models.keys())

@@ -23,6 +23,7 @@ HELP = {
     "diff": "another overlay: show what differs there",
     "dry-run": "print the plan, touch nothing",
     "finish": "end the old key",
+    "fix": "mend what can be mended safely, then look again",
     "follow": "go on until Ctrl-C",
     "gpu": "with Ollama on a GPU",
     "granger": "with the API on the network granger-network, as llm-call-api",
@@ -59,6 +60,8 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 if known is None or os.environ.get("SHIPYARD_DEBUG"):
                     raise
                 console.error(str(known))
+                if known.see:
+                    console.info(known.see)
                 sys.exit(known.exit_code)
             except KeyboardInterrupt:
                 console.error("interrupted")

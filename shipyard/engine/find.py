@@ -104,10 +104,27 @@ def _user_config() -> Path:
     return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
 
 
+def look(host: str) -> Engine:
+    """How ``find`` reaches an engine at ``host``, with what is there: nothing is started, unpacked or written.
+
+    Where something had to be unpacked first, ``docker`` or ``config`` may not exist.
+    """
+    if host == embedded.host():
+        return embedded.describe()
+    docker, missing = _present()
+    if docker and (not missing or not packages.folder().exists()):
+        return Engine(host, docker, "host")
+    return _unpacked(host, docker)
+
+
+def _present() -> tuple[str | None, list[str]]:
+    """The host's own client, and which of the plugins it lacks."""
+    return shutil.which("docker"), [name for name in ("docker-buildx", "docker-compose") if not _plugin(name)]
+
+
 def _with_tools(host: str) -> Engine:
     """A host engine with a client, buildx and Compose: the host's own, or the unpacked ones where one is missing."""
-    docker = shutil.which("docker")
-    missing = [name for name in ("docker-buildx", "docker-compose") if not _plugin(name)]
+    docker, missing = _present()
     if docker and not missing:
         return Engine(host, docker, "host")
     if not packages.folder().exists():
@@ -118,9 +135,14 @@ def _with_tools(host: str) -> Engine:
         console.step(f"the engine at {host} lacks {wanted}: taking it from Debian packages")
         with lock("unpacking plugins"):
             packages.ensure()
-    config = home() / "client-of-host"
-    embedded.client_config(config, extend=_user_config())
-    return Engine(host, docker or str(packages.binaries() / "docker"), "host", config)
+    found = _unpacked(host, docker)
+    embedded.client_config(found.config or home(), extend=_user_config())
+    return found
+
+
+def _unpacked(host: str, docker: str | None) -> Engine:
+    """A host engine with the unpacked plugins, and the unpacked client where it has none."""
+    return Engine(host, docker or str(packages.binaries() / "docker"), "host", home() / "client-of-host")
 
 
 def _plugin(name: str) -> bool:

@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shipyard import changelog, console, signing_keys, source, tags, versions
+from shipyard.diagnosis import engine as of_engine
+from shipyard.diagnosis import finding, numbers, tools
+from shipyard.diagnosis.machine import DRIFT, LEAST
 from shipyard.engine import api
 from shipyard.engine.types import home
 from shipyard.errors import DiskFull, EngineFailed, ReleaseRefused, ShipyardError, SigningFailed
@@ -16,10 +19,6 @@ from shipyard.published import Reader
 from shipyard.run import run
 from shipyard.world import Step, World
 
-#: Bytes that a release needs at least: layouts, what buildx keeps, a rebuild beside them.
-LEAST = 2 * 10**9
-#: Seconds by which two clocks may differ; signatures and tokens are dated.
-DRIFT = 300
 _REVISION = "org.opencontainers.image.revision"
 #: Steps that read or write images in the engine, steps that write to the registry, steps that sign.
 _ENGINE = ("build", "test", "repro")
@@ -44,7 +43,9 @@ def refuse(found: list[ShipyardError]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
-        raise ReleaseRefused("\n".join(f"- {fault}" for fault in found))
+        refused = ReleaseRefused("\n".join(f"- {fault}" for fault in found))
+        refused.see = next((fault.see for fault in found if fault.see), "")
+        raise refused
 
 
 def _needs(world: World, steps: tuple[str, ...]) -> bool:
@@ -139,15 +140,13 @@ def _largest(world: World) -> int:
 def _builder(world: World) -> Iterator[str]:
     if not _needs(world, _ENGINE):
         return
-    info = api.get(world.engine.host, "/info")
-    if ["driver-type", "io.containerd.snapshotter.v1"] not in (info.get("DriverStatus") or []):
-        yield (
-            f"the engine at {world.engine.host} does not use the containerd image store, so it cannot build several "
-            'platforms at once; set {"features": {"containerd-snapshotter": true}} in its daemon.json'
-        )
+    store = of_engine.store(api.get(world.engine.host, "/info"), world.engine.host)
+    if store.state == finding.FAIL:
+        yield f"{store.seen}; {'; '.join(store.mend)}"
     found = run([world.engine.docker, "buildx", "version"], env=world.engine.environment(), check=False, timeout=60)
     if found.status:
-        msg = f"docker buildx does not run ({found.stderr.strip()[-200:]}); install it, version 0.17 or newer"
+        oldest = numbers.show(tools.BUILDX.oldest)
+        msg = f"docker buildx does not run ({found.stderr.strip()[-200:]}); install it, version {oldest} or newer"
         raise EngineFailed(msg)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from shipyard.errors import DOCTOR
 from tests.engine.conftest import Home
 from tests.support.service import wait_until
 
@@ -67,7 +68,7 @@ def test_docker_host_is_an_order(home: Home) -> None:
     refused = home.invoke("build", status=5, DOCKER_HOST=f"unix://{home.root}/nothing.sock")
     assert refused.stderr == (
         f"error: DOCKER_HOST=unix://{home.root}/nothing.sock does not answer; "
-        "start that engine, or unset DOCKER_HOST to use another one\n"
+        f"start that engine, or unset DOCKER_HOST to use another one\n    {DOCTOR}\n"
     )
     assert home.processes() == {}
 

@@ -172,6 +172,22 @@ def test_nothing_to_use_and_nothing_to_start(machine: Machine) -> None:
     assert machine.did == []
 
 
+# --- looking ---
+
+
+def test_a_look_starts_unpacks_and_writes_nothing(machine: Machine) -> None:
+    assert find.look(embedded.host()) == embedded.describe()
+    assert find.look(REMOTE) == Engine(REMOTE, "/usr/bin/docker", "host")
+    machine.plugins = set()
+    assert find.look(REMOTE) == Engine(REMOTE, "/usr/bin/docker", "host"), "what is missing may be told, not unpacked"
+    packages.folder().mkdir(parents=True)
+    assert find.look(REMOTE) == Engine(REMOTE, "/usr/bin/docker", "host", home() / "client-of-host")
+    machine.docker = None
+    assert find.look(REMOTE).docker == str(packages.binaries() / "docker")
+    assert machine.did == []
+    assert list(home().iterdir()) == [packages.folder()]
+
+
 # --- stopping ---
 
 

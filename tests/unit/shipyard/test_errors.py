@@ -36,6 +36,8 @@ def test_exit_codes() -> None:
         "NotReproducible": 21,
         "LockStale": 22,
         "NotWritable": 23,
+        "Unhealthy": 24,
+        "ToolMissing": 25,
     }
     assert len(set(codes.values())) == len(codes), "two errors share an exit code"
     assert 2 not in codes.values(), "Invoke itself uses 2 for a wrong command line"
@@ -44,6 +46,18 @@ def test_exit_codes() -> None:
 
 def test_every_error_states_its_code_itself() -> None:
     assert [each.__name__ for each in ShipyardError.__subclasses__() if "exit_code" not in vars(each)] == []
+
+
+def test_what_this_machine_lacks_is_told_by_the_doctor() -> None:
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ShipyardError)]
+    assert {each.__name__ for each in classes if each.see == errors.DOCTOR} == {
+        "EngineMissing",
+        "EngineFailed",
+        "BaseUnavailable",
+        "NoGpu",
+        "ToolMissing",
+    }
+    assert {each.see for each in classes} == {"", errors.DOCTOR}
 
 
 def test_a_config_error_holds_every_fault() -> None:

@@ -17,7 +17,7 @@ REDIS = Published("redis", "::1", 6379, "REDIS_PORT")
 
 def taken(monkeypatch: pytest.MonkeyPatch, *busy: tuple[str, int]) -> None:
     monkeypatch.setattr(ports, "_free", lambda address, port: (address, port) not in busy)
-    monkeypatch.setattr(ports, "_foreign", lambda address: address == "192.0.2.1")
+    monkeypatch.setattr(ports, "foreign", lambda address: address == "192.0.2.1")
     monkeypatch.setattr(ports, "_process", lambda port: f"process {port + 1} (nginx)")
 
 

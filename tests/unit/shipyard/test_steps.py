@@ -23,6 +23,9 @@ def test_a_single_fault_keeps_its_exit_code_and_several_are_told_together() -> N
         preflight.refuse([errors.AccessDenied("no login")])
     with pytest.raises(errors.ReleaseRefused, match=r"^- no login\n- the tree is not clean$"):
         preflight.refuse([errors.AccessDenied("no login"), errors.ReleaseRefused("the tree is not clean")])
+    with pytest.raises(errors.ReleaseRefused) as refused:
+        preflight.refuse([errors.AccessDenied("no login"), errors.ToolMissing("cosign: program not found")])
+    assert refused.value.see == errors.DOCTOR
 
 
 def test_an_emulator_counts_when_the_kernel_has_it_enabled(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""A GPU's way into a container, link by link: device, driver, toolkit, engine, container, model. Pure.
+
+`--gpu` asks the same functions (shipyard/gpus.py), so that there is one place that knows what may be missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipyard.diagnosis.finding import Finding, fail, ok, skip, warn, worst
+
+NONE = "no NVIDIA GPU on this machine"
+#: How CDI calls NVIDIA's devices, and where its specifications lie (the engine's default, `CDISpecDirs` of /info).
+CDI_KIND, CDI_FOLDERS = "nvidia.com/gpu", ("/etc/cdi", "/var/run/cdi")
+#: What NVML says in a container whose devices were taken away by a reload of systemd's units; known to NVIDIA as issue 48 of
+#: its container toolkit ("NOTICE: Containers losing access to GPUs").
+LOST = "Failed to initialize NVML: Unknown Error"
+MISMATCH = "Driver/library version mismatch"
+_NO_DRIVER = "couldn't communicate with the NVIDIA driver"
+_GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a program said at its end; ``status`` is None when it did not end in time."""
+
+    status: int | None
+    text: str
+
+    @property
+    def last(self) -> str:
+        """Its last line."""
+        lines = self.text.strip().splitlines()
+        return lines[-1].strip()[-160:] if lines else "it says nothing"
+
+
+def device(cards: Iterable[str], node: bool, place: str, *, meant: bool) -> Finding:
+    """``cards`` are places on the PCI bus, ``node`` whether the driver's device is at ``place``, ``meant`` whether anything of
+    NVIDIA's is installed: a card that nobody wants to compute with is no fault.
+    """
+    found = list(cards)
+    if node:
+        return ok(f"{len(found)} at PCI {', '.join(found)}" if found else place)
+    if not found:
+        return skip(NONE)
+    return (fail if meant else warn)(
+        f"there is a GPU at PCI {', '.join(found)}, but its driver is not loaded ({place} is missing)",
+        "install NVIDIA's driver for this kernel, then `modprobe nvidia nvidia_uvm`",
+    )
+
+
+def driver(loaded: str, smi: Said | None) -> Finding:
+    """``loaded`` is the kernel module's version, empty when none says it; ``smi`` what nvidia-smi says, None without it."""
+    module = f"driver {loaded}" if loaded else "a driver that does not say its version"
+    if smi is None:
+        return warn(f"{module}; nvidia-smi is missing, so it cannot be tried", "install the driver's own utilities")
+    if smi.status is None:
+        return fail(f"{module}: nvidia-smi does not answer", "see `dmesg | grep -i nvrm`; restart this machine")
+    if _mismatch(smi):
+        return fail(
+            f"{module} is loaded, the libraries are of another version ({MISMATCH}): an update came while it was in use",
+            "restart this machine, or `rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia && modprobe nvidia nvidia_uvm`",
+        )
+    if _NO_DRIVER in smi.text:
+        return fail(f"nvidia-smi {_NO_DRIVER}", "build the module for this kernel: `dkms autoinstall`, then restart")
+    if smi.status:
+        return fail(f"{module}: nvidia-smi: {smi.last}", "see `dmesg | grep -i nvrm`")
+    return ok(f"{module}: {'; '.join(smi.text.strip().splitlines())}")
+
+
+def _mismatch(said: Said) -> bool:
+    """NVML writes it large, the container toolkit small."""
+    return MISMATCH.lower() in said.text.lower()
+
+
+def toolkit(ctk: str, specifications: Mapping[str, str], loaded: str) -> Finding:
+    """``ctk`` is the path of nvidia-ctk; ``specifications`` are the texts of CDI files by path, ``loaded`` the driver's version."""
+    ours = {path: text for path, text in specifications.items() if CDI_KIND in text}
+    stale = [(path, was) for path, text in ours.items() for was in _libraries(text) if loaded and was != loaded]
+    if stale:
+        seen = ", ".join(f"{path} is of driver {was}, loaded is {loaded}" for path, was in dict.fromkeys(stale))
+        return fail(seen, _GENERATE)
+    if not ctk and not ours:
+        return fail(
+            f"neither nvidia-ctk nor a CDI specification of {CDI_KIND} in {' or '.join(CDI_FOLDERS)}",
+            f"install nvidia-container-toolkit, then `{_GENERATE}`",
+        )
+    return ok(", ".join([*([ctk] if ctk else []), *ours]))
+
+
+def _libraries(text: str) -> list[str]:
+    """The driver's version that a CDI specification was made for, read off the library that every program loads."""
+    return list(dict.fromkeys(re.findall(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", text)))
+
+
+def runtime(info: Mapping[str, Any]) -> Finding:
+    """Whether the engine can give a GPU to a container: by NVIDIA's runtime, or by CDI."""
+    devices = [str(each.get("ID", "")) for each in info.get("DiscoveredDevices") or ()]
+    ours = [each for each in devices if each.startswith(CDI_KIND)]
+    if "nvidia" in (info.get("Runtimes") or {}):
+        return ok("the engine has the runtime nvidia" + (f" and {', '.join(ours)}" if ours else ""))
+    if ours:
+        # Tried with engine 28.5.2 and devices of CDI alone: `could not select device driver "nvidia"`.
+        return warn(
+            f"the engine has {', '.join(ours)} by CDI alone; Compose asks for the driver nvidia, which it may refuse then",
+            "install nvidia-container-toolkit, then `nvidia-ctk runtime configure`, and restart the engine",
+        )
+    return fail(
+        "there is a GPU, but the engine cannot give it to containers",
+        f"install nvidia-container-toolkit, then `nvidia-ctk runtime configure` (or `{_GENERATE}`) and restart the engine",
+    )
+
+
+def container(where: str, said: Said) -> Finding:
+    """What `nvidia-smi -L` says inside a container; ``where`` names it."""
+    if LOST in said.text:
+        again = f"docker restart {where.removeprefix('container ')}"
+        return fail(
+            f"{where} has lost its GPU ({LOST}): units were reloaded while it ran",
+            f"`{again}`; for good, give it by CDI, or `nvidia-ctk system create-dev-char-symlinks --create-all`",
+        )
+    if _mismatch(said):
+        return fail(f"{where}: {MISMATCH}", "start the container anew; it has the libraries of an earlier driver")
+    if said.status is None:
+        return fail(f"{where} does not answer", "docker logs it, and see `dmesg | grep -i nvrm`")
+    if said.status:
+        return fail(f"{where}: {said.last}", "see the checks above; `docker info` says what the engine has")
+    return ok(f"{where} sees {'; '.join(line.partition(' (UUID')[0] for line in said.text.strip().splitlines())}")
+
+
+def model(document: Mapping[str, Any]) -> Finding:
+    """Whether the models that Ollama has loaded (`GET /api/ps`) are on the GPU: ``size_vram`` of ``size`` bytes."""
+    found = [_model(each) for each in document.get("models") or ()]
+    return worst(found) if found else skip("no model is loaded; ask one, then look again")
+
+
+def _model(each: Mapping[str, Any]) -> Finding:
+    name, size, there = str(each.get("name", "?")), int(each.get("size") or 0), int(each.get("size_vram") or 0)
+    if size and not there:
+        return fail(f"{name} runs on the CPU", "see `invoke logs --service ollama` for why it found no GPU")
+    if there < size:
+        return warn(f"{there * 100 // size} % of {name} is on the GPU", "a smaller model, or less context, fits")
+    return ok(f"{name} is on the GPU")

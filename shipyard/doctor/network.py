@@ -1,0 +1,125 @@
+"""Looks at ports, certificates and IPv6."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from shipyard import containers, dotenv, host, ports
+from shipyard.diagnosis import network as judge
+from shipyard.diagnosis.finding import Finding
+from shipyard.diagnosis.network import Authority, Trust, Wanted
+from shipyard.doctor.patient import Patient
+from shipyard.errors import EngineFailed
+
+#: Files that publish ports; the first one counts in production.
+_FILES = ("compose.yaml", "debug-ports.yaml", "monitoring.yaml")
+#: Where Debian and its relatives have what an administrator adds (update-ca-certificates(8)).
+_ADDED = Path("/usr/local/share/ca-certificates")
+_LOOPBACK = "00000000000000000000000000000001"
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
+
+def published(patient: Patient) -> Finding:
+    """The ports that a stack of this checkout publishes."""
+    wanted, wrong = _wanted(patient)
+    ours, others = _containers(patient)
+    strange = dict.fromkeys(each.address for each in wanted if ports.foreign(each.address))
+    taken = {
+        each: owner
+        for each in wanted
+        if each.port not in ours and each.address not in strange
+        if (owner := ports.owner(each.address, each.port, others))
+    }
+    return judge.ports(wanted, taken, ours, [*wrong, *(f"{each} is no address of this machine" for each in strange)])
+
+
+def _wanted(patient: Patient) -> tuple[list[Wanted], list[str]]:
+    found = [
+        each
+        for name in _FILES
+        for each in judge.published(patient.compose(name), patient.settings, always=name == _FILES[0])
+    ]
+    return [each for each in found if isinstance(each, Wanted)], [each for each in found if isinstance(each, str)]
+
+
+def _containers(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
+    """Ports that this checkout's containers publish, and those of all; none without an engine."""
+    return patient.once("published ports", lambda: _ask(patient))
+
+
+def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
+    if not patient.info:
+        return {}, {}
+    with suppress(EngineFailed):
+        ours = containers.published(patient.engine, dotenv.project_name(patient.root))
+        return ours, containers.published(patient.engine)
+    return {}, {}
+
+
+def ipv6(patient: Patient) -> Finding:
+    """Whether this machine has it, and who is where localhost may lead."""
+    try:
+        present = _LOOPBACK in Path("/proc/net/if_inet6").read_text()
+    except OSError:
+        present = False
+    wanted, _ = _wanted(patient)
+    ours, others = _containers(patient)
+    strangers = [
+        f"[::1]:{each.port}"
+        for each in wanted
+        if present and each.always and each.port not in ours and ports.owner("::1", each.port, others)
+    ]
+    return judge.ipv6(present, patient.settings.get("LLM_CALL_API_ADDRESS", ""), strangers)
+
+
+def trust(patient: Patient) -> Finding:
+    """The certificates that builds get, and those that the egress gateway trusts."""
+    bundle = host.ca_bundle()
+    text = bundle.read_text(errors="replace") if bundle else ""
+    egress = patient.settings.get("EGRESS_CA_BUNDLE", "")
+    found = Trust(
+        str(bundle or ""),
+        text.count("-----BEGIN CERTIFICATE-----"),
+        tuple(each for path in sorted(_ADDED.glob("**/*.crt")) if (each := _authority(path, text))),
+        host.absent_bundles(),
+        egress,
+        _unusable(egress),
+        tuple(dict.fromkeys(judge.proxy_host(value) for name in _PROXIES if (value := os.environ.get(name)))),
+    )
+    return judge.trust(found, time.time())
+
+
+def _authority(path: Path, bundle: str) -> Authority | None:
+    """A certificate that was added here; None for what is none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=str(path))
+        text = path.read_text()
+    except (OSError, ssl.SSLError, UnicodeDecodeError):
+        return None
+    until = min((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()), default=None)
+    if until is None:
+        return None
+    body = "".join(text.partition("-----BEGIN CERTIFICATE-----")[2].partition("-----END")[0].split())
+    return Authority(path.name, float(until), body in "".join(bundle.split()))
+
+
+def _unusable(egress: str) -> str:
+    """Why the egress gateway cannot use a bundle; empty when it can, or none is named."""
+    if not egress:
+        return ""
+    path = Path(egress)
+    if not path.is_absolute():
+        return "is no absolute path"
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(errors="replace")
+    except OSError as problem:
+        return str(problem.strerror)
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        return "holds no certificate"
+    return "" if mode & 0o004 else "is not readable by others, and the gateway runs as a user of its own"
