@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args
@@ -197,7 +198,9 @@ def failure(upstream: Upstream, error: Exception) -> ApiError:
     log.warning("upstream %s: %s", upstream.name, told or type(error).__name__)
     name = f'The upstream "{upstream.name}"'
     if isinstance(error, Ended):
-        return _error(502, f"{name} ended while it was asked: {error}.", upstream, "local_model_ended")
+        ended = _error(502, f"{name} ended while it was asked: {error}.", upstream, "local_model_ended")
+        ended.headers["retry-after"] = str(math.ceil(error.seconds))
+        return ended
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
     if isinstance(error, TimeoutError):

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import aiohttp
+
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
 from llm_call.api.local import process, weights
@@ -69,6 +71,10 @@ class Fleet:
         try:
             body, headers = call.asked.named(target.upstream_name), {"x-request-id": call.ident}
             response = await running.post(call.asked.wire, body, headers, target.timeout)
+        except aiohttp.ClientError as error:
+            told = await resident.explain(running, error)
+            resident.leave()
+            raise told from error
         except BaseException:
             resident.leave()
             raise

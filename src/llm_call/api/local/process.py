@@ -101,7 +101,7 @@ class Process:
             if ceiling and taken > ceiling:
                 self.why = f"it took {taken / 1e6:.0f} MB of memory, its ceiling is {ceiling / 1e6:.0f} MB (memory)"
             elif self._journal.serving and rounds % 5 == 0:
-                misses = 0 if await self._healthy() else misses + 1
+                misses = 0 if await self._healthy(min(ANSWER_SECONDS, 2 * seconds)) else misses + 1
                 if misses == MISSES and not self.ended:
                     self.why = f"it did not answer {MISSES} health checks in a row"
         self.kill()
@@ -117,14 +117,11 @@ class Process:
         return 0
 
     async def post(self, wire: str, body: bytes, headers: Mapping[str, str], silence: float) -> aiohttp.ClientResponse:
-        """Send a request; return the response as soon as its head is here. Raises what aiohttp raises, and Ended."""
+        """Send a request; return the response as soon as its head is here. Raises what aiohttp raises."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_SECONDS, sock_read=silence)
         headers = {"content-type": "application/json", **headers}
         url = f"{ORIGIN}/v1/{wire}"
-        try:
-            return await self._session.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
-        except aiohttp.ClientError as error:
-            raise await self.explain(error) from error
+        return await self._session.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
 
     async def explain(self, error: aiohttp.ClientError) -> aiohttp.ClientError:
         """Return `error`, or what says more: that the process has ended, and how."""
@@ -163,8 +160,8 @@ class Process:
             reason = "" if self._journal.serving else self._journal.reason
             self.why = _manner(self._child.returncode) + (f": {reason}" if reason else "")
 
-    async def _healthy(self) -> bool:
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+    async def _healthy(self, seconds: float = ANSWER_SECONDS) -> bool:
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.get(f"{ORIGIN}/health", timeout=timeout) as response:
                 return response.status == 200
@@ -219,5 +216,5 @@ def _manner(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = ", as the kernel does when the container's memory is at its end" if code == -signal.SIGKILL else ""
+    hint = ", by hand, or by the kernel where the container's memory is at its end" if code == -signal.SIGKILL else ""
     return f"it was killed by {name}{hint}"

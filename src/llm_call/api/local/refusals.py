@@ -30,7 +30,12 @@ class Refused(Exception):
 
 
 class Ended(aiohttp.ClientPayloadError):
-    """llama-server ended while a request was on its way; the text says how, and quotes nothing."""
+    """llama-server ended while a request was on its way; the text says how, and quotes nothing.
+
+    `seconds`: when it is started again.
+    """
+
+    seconds = 0.0
 
 
 class Refusal:

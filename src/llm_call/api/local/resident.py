@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from llm_call.api.local.process import Process
+import aiohttp
+
+from llm_call.api.local.process import NOTICE_SECONDS, Process
 from llm_call.api.local.recipe import AT_ONCE, Recipe
 from llm_call.api.local.refusals import Ended, Refused
 
@@ -46,6 +50,7 @@ class Resident:
     """`start` brings a process, not yet ready, when there is room for it; `watch` returns at its end.
 
     `seated`: it takes one of the seats for loaded models. `freed` is called whenever somebody may have become idle.
+    What outlives a request runs in a context of its own, or its log lines would carry the id of that request.
     """
 
     def __init__(
@@ -94,6 +99,18 @@ class Resident:
         self._room.release()
         self._left()
 
+    async def explain(self, process: Process, error: aiohttp.ClientError) -> aiohttp.ClientError:
+        """Return what became of a request: `error`, or that the process has ended, why, and when it is back."""
+        told = await process.explain(error)
+        if isinstance(told, Ended):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NOTICE_SECONDS):
+                    while self.process is process:
+                        await self._changed.wait()
+            told = Ended(process.why or str(told))
+            told.seconds = max(0.0, self._not_before - time.monotonic())
+        return told
+
     async def unload(self) -> None:
         """End the process; whoever comes meanwhile waits and starts another."""
         self._stop_clock()
@@ -114,7 +131,7 @@ class Resident:
             if self.state is State.DOWN:
                 self._refused = None
                 self._become(State.STARTING)
-                self._life = asyncio.create_task(self._live())
+                self._life = asyncio.create_task(self._live(), context=Context())
                 changed = self._changed
             await changed.wait()
             if self._refused:
@@ -209,7 +226,8 @@ class Resident:
 
     def _start_clock(self) -> None:
         if self.recipe.idle_seconds and not self.users and self.state is State.READY and not self._idle:
-            self._idle = asyncio.get_running_loop().call_later(self.recipe.idle_seconds, self._expire)
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(self.recipe.idle_seconds, self._expire, context=Context())
 
     def _stop_clock(self) -> None:
         if self._idle:
