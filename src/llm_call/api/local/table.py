@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from llm_call.api.local.recipe import Recipe
+from llm_call.api.local.recipe import ALL_LAYERS, Recipe
 from llm_call.api.tables import Tables, perhaps
 
 KEYS = (
@@ -19,7 +19,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB)")
 UNITS = {"MB": 10**6, "GB": 10**9}
 TEMPLATE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 LARGEST_CONTEXT = 1 << 24
-DAY = 86400
+LONGEST_IDLE = 30 * 86400
 
 
 def recipe(tables: Tables, raw: Mapping[str, Any], place: str) -> Recipe:
@@ -39,14 +39,12 @@ def recipe(tables: Tables, raw: Mapping[str, Any], place: str) -> Recipe:
         context=whole("context", Recipe.context, 16, LARGEST_CONTEXT),
         parallel=whole("parallel", Recipe.parallel, 1, 64),
         threads=whole("threads", 1, 1, 1024) if "threads" in raw else None,
-        gpu_layers=whole("gpu_layers", 0, 0, 998) if raw.get("gpu_layers", "all") != "all" else None,
+        gpu_layers=_layers(tables, raw, place),
         embeddings=tables.flag(raw, place, "embeddings", default=False),
         pooling=pooling,
         template=template,
         memory=_memory(tables, raw, place),
-        idle_seconds=max(
-            0.0, tables.number(raw, place, "idle_seconds", Recipe.idle_seconds, least=-1e-9, most=30 * DAY)
-        ),
+        idle_seconds=_idle(tables, raw, place),
         start_seconds=tables.number(raw, place, "start_seconds", Recipe.start_seconds, most=3600),
     )
 
@@ -57,6 +55,24 @@ def _file(tables: Tables, raw: Mapping[str, Any], place: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\0" in given:
         tables.fault(f"{place}.file", f'"{given}" leaves the models folder; name a file below it, such as "tiny.gguf"')
     return given
+
+
+def _layers(tables: Tables, raw: Mapping[str, Any], place: str) -> int | None:
+    value = raw.get("gpu_layers", "all")
+    if value == "all":
+        return None
+    if type(value) is not int or not 0 <= value < ALL_LAYERS:
+        tables.fault(f"{place}.gpu_layers", f'is "all", or a whole number from 0 to {ALL_LAYERS - 1}')
+        return None
+    return value
+
+
+def _idle(tables: Tables, raw: Mapping[str, Any], place: str) -> float:
+    value = raw.get("idle_seconds", Recipe.idle_seconds)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_IDLE:
+        tables.fault(f"{place}.idle_seconds", f"is a number of seconds from 0 to {LONGEST_IDLE}")
+        return Recipe.idle_seconds
+    return float(value)
 
 
 def _memory(tables: Tables, raw: Mapping[str, Any], place: str) -> int | None:
