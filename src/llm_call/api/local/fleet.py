@@ -36,7 +36,7 @@ class Fleet:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._sockets = Sockets()
+        self._sockets: Sockets | None = None
         self._residents: dict[str, Resident] = {}
         self._retired: set[Resident] = set()
         self._counts: dict[str, Counts] = defaultdict(Counts)
@@ -113,7 +113,8 @@ class Fleet:
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await asyncio.gather(*(each.unload() for each in (*self._residents.values(), *self._retired)), *self._tasks)
-        self._sockets.close()
+        if self._sockets:
+            self._sockets.close()
 
     async def _begin(self, resident: Resident) -> Process:
         """Start a process for a model as soon as there is room. Raises Refused."""
@@ -135,9 +136,11 @@ class Fleet:
             raise Refused(message, "gpu_lost")
         await self._seat(resident)
         log.info("starting local model %s", name, extra={"model": name, "file": recipe.file})
-        # Not cancelled with us: it may exist already, and nobody would know of it.
-        starting = asyncio.ensure_future(process.start(name, recipe, program, file, self._sockets.next(), needed))
         try:
+            self._sockets = self._sockets or Sockets()
+            socket = self._sockets.next()
+            # Not cancelled with us: it may exist already, and nobody would know of it.
+            starting = asyncio.ensure_future(process.start(name, recipe, program, file, socket, needed))
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):

@@ -37,7 +37,7 @@ def recipe(tables: Tables, raw: Mapping[str, Any], place: str) -> Recipe:
     return Recipe(
         file=_file(tables, raw, place),
         context=whole("context", Recipe.context, 16, LARGEST_CONTEXT),
-        parallel=whole("parallel", Recipe.parallel, 1, 64),
+        parallel=whole("parallel", Recipe.parallel, 1, 32),
         threads=whole("threads", 1, 1, 1024) if "threads" in raw else None,
         gpu_layers=_layers(tables, raw, place),
         embeddings=tables.flag(raw, place, "embeddings", default=False),
