@@ -21,7 +21,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = [
     *("lint", "types", "unit", "services", "images", "cli", "engine"),
     *("dev", "phase1", "phase2", "phase3", "granger", "migrate", "faults", "isolation"),
-    *("release", "repro", "doctor"),
+    *("release", "repro", "doctor", "local"),
 ]
 nox.options.stop_on_first_error = False
 
@@ -143,6 +143,12 @@ def faults(session: nox.Session) -> None:
 def isolation(session: nox.Session) -> None:
     """From inside the Claude proxy and from the shared network: what must be out of reach, each with a positive control."""
     session.run("pytest", "tests/isolation", *session.posargs)
+
+
+@nox.session(tags=["lane3"])
+def local(session: nox.Session) -> None:
+    """Local models: the real llama-server with a model of the tests' own; kills, hangs, idle and full, none left at the end."""
+    session.run("pytest", "tests/local", *session.posargs)
 
 
 @nox.session(tags=["lane1"])
