@@ -48,9 +48,9 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _value(text: str) -> str:
-    """Without quotes, or without the comment that follows where there are none, as Compose reads it."""
+    """Without quotes, and without a comment that follows, as Compose reads it."""
     bare = text.strip()
-    return bare.strip("\"'") if bare[:1] in ("'", '"') else text.partition(" #")[0].strip()
+    return bare[1:].partition(bare[0])[0] if bare[:1] in ("'", '"') else bare.partition(" #")[0].rstrip()
 
 
 def _name(line: str) -> str:
