@@ -145,6 +145,12 @@ def isolation(session: nox.Session) -> None:
 
 
 @nox.session
+def local(session: nox.Session) -> None:
+    """Local models: the real llama-server with a model of the tests' own; kills, hangs, idle and full, none left at the end."""
+    session.run("pytest", "tests/local", *session.posargs)
+
+
+@nox.session
 def release(session: nox.Session) -> None:
     """Registry, signatures, bills of materials, the pipeline and its crashes. Not yet in the default run."""
     session.run("pytest", "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from claude_proxy import bounds, kernel, landlock, modes, notices, seccomp, tree
+from serving import parent
 
 TERMINATE = b"t"
 KILL = b"k"
@@ -179,7 +180,7 @@ def _start(job: dict[str, Any], files: list[int]) -> tuple[int, int, list[int]]:
 
 
 def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.socket) -> None:
-    kernel.die_with(keeper)
+    parent.die_with(keeper)
     os.setsid()
     signal.set_wakeup_fd(-1)
     # What is ignored here would be ignored after the exec, too.

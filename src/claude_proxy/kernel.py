@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 
-SET_DEATH_SIGNAL = 1
 SET_DUMPABLE = 4
 SET_CHILD_SUBREAPER = 36
 SET_NO_NEW_PRIVILEGES = 38
@@ -32,13 +30,6 @@ def adopt_orphans() -> None:
 def forgo_privileges() -> None:
     """Let no exec give this process more rights, as Landlock demands; raises OSError."""
     _set(SET_NO_NEW_PRIVILEGES, 1)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when `parent`, this process's parent, ends; also when that has happened already."""
-    _set(SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _set(request: int, value: int) -> None:

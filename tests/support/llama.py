@@ -49,6 +49,20 @@ def environment(root: Path) -> dict[str, str]:
     return {"GGML_BACKEND_PATH": str(root / found.relative_to(unpacked()))}
 
 
+def program(folder: Path) -> Path:
+    """Make `llama-server` in ``folder``: a program that can be started by its path alone, as in an image."""
+    root = unpacked()
+    libraries, loader, _ = PLACES[platform.machine()]
+    variables = "".join(f"export {name}={value}\n" for name, value in environment(root).items())
+    path = f"{root / libraries}:{root / libraries}/llama"
+    made = folder / "llama-server"
+    made.write_text(
+        f'#!/bin/sh\n{variables}exec {root / loader} --library-path {path} {root}/usr/bin/llama-server "$@"\n'
+    )
+    made.chmod(0o755)
+    return made
+
+
 @contextlib.contextmanager
 def llama(folder: Path, *more: str) -> Iterator[Service]:
     """Run llama-server on a free port of 127.0.0.1 until the block ends; ``more`` are options of its own."""

@@ -40,7 +40,12 @@ def create(health: Health) -> App:
     chosen = settings.read(health.host)
     if chosen.keyring.open:
         log.warning("no API keys are configured: everyone on this machine may use the service")
-    return assemble(chosen, health, Upstreams(), store.connect(chosen.redis_url, chosen.redis_login))
+    if chosen.local.require_gpu:
+        # Imported here only, as nothing of it runs where nobody asks for it.
+        from llm_call.api.local import device
+
+        device.demand(chosen.local)
+    return assemble(chosen, health, Upstreams(chosen.local), store.connect(chosen.redis_url, chosen.redis_login))
 
 
 def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) -> App:
@@ -99,10 +104,11 @@ def _declare_dependencies(gateway: Gateway, health: Health, redis: Store) -> Non
     health.add("catalog", catalog_holds_models, required=True)
     health.add("redis", redis.check, required=False)
     health.add_source(lambda: _upstreams(gateway))
+    health.add_source(gateway.pool.dependencies)
 
 
 def _upstreams(gateway: Gateway) -> Iterator[Dependency]:
-    """Yield what can be told of an upstream without asking a provider: a missing key, and whether our own proxy lives."""
+    """Yield what can be told of an upstream without asking a provider: a missing key, whether what is ours works."""
     for upstream in gateway.catalog.upstreams.values():
-        if upstream.lacks_key or upstream.kind == "claude-proxy":
+        if upstream.lacks_key or upstream.kind in ("claude-proxy", "llama"):
             yield Dependency(upstream.name, partial(gateway.pool.check, upstream), required=False)

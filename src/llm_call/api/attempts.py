@@ -14,6 +14,7 @@ from llm_call.api import upstreams
 from llm_call.api.breaker import Breaker, Breakers
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
+from llm_call.api.local.refusals import BY_US, Ended
 from llm_call.api.replies import JSON, Streaming, Whole, malformed
 from llm_call.api.upstreams import Response, Upstreams
 from serving.errors import ApiError
@@ -182,7 +183,8 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
         # 403 of our own proxy is about what the client may do, not about the gateway's key.
         elsewhere=(status in ELSEWHERE or not 400 <= status < 500) and not (ours and status == 403),
         # Our own proxy lives if it answers; that a client's tools ruin its own request is no reason to shut others out.
-        sick=not 400 <= status < 500 and not ours,
+        # A local model that is not asked is left alone already.
+        sick=not 400 <= status < 500 and not ours and BY_US not in response.headers,
         delay=_seconds(response.headers.get("retry-after")),
     )
 
@@ -191,7 +193,8 @@ def _broken(target: Target, error: Exception) -> Failure:
     unmade = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     # What may have begun is not begun again where it costs minutes, money, or has tools at work.
     again = unmade or (target.upstream.kind != "claude-proxy" and not isinstance(error, TimeoutError))
-    return Failure(upstreams.failure(target.upstream, error), again=again, elsewhere=True, sick=True)
+    delay = error.seconds if isinstance(error, Ended) else 0.0
+    return Failure(upstreams.failure(target.upstream, error), again=again, elsewhere=True, sick=True, delay=delay)
 
 
 def _seconds(text: str | None) -> float:

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from llm_call.api.local.recipe import Recipe
 from serving.settings import Secret
 
 LONGEST = 100
 """Characters of an unknown name that are compared and shown; a longer one is no misspelling."""
 
-Kind = Literal["openai", "claude-proxy", "litellm"]
+Kind = Literal["openai", "claude-proxy", "litellm", "llama"]
 
 
 @dataclass(frozen=True, eq=False)
 class Upstream:
     """A server that speaks the OpenAI wire. `timeout` is in seconds without a byte from it.
 
-    After `breaker_failures` failures in a row it is left alone for `breaker_seconds`.
+    After `breaker_failures` failures in a row it is left alone for `breaker_seconds`. A local model, which has a server of
+    its own, is an upstream of its own name: `recipe` says how it is served.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Upstream:
     api_key: Secret | None
     breaker_failures: int = 5
     breaker_seconds: float = 10.0
+    recipe: Recipe | None = None
 
     @property
     def lacks_key(self) -> bool:
@@ -112,6 +115,10 @@ class Catalog:
             if left and (route.learned or left[0] is route.targets[0]):
                 routes[name] = replace(route, targets=left)
         return Catalog(upstreams, routes)
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Return the local models by name."""
+        return {name: each.recipe for name, each in self.upstreams.items() if each.recipe}
 
 
 def _filled(route: Route, rest: str) -> Route:

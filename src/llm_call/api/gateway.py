@@ -51,6 +51,7 @@ class Gateway:
             ("upstream",),
             lambda: [((name,), float(state)) for name, state in self.breakers.states().items()],
         )
+        self.telemetry.show_local(self.pool.figures)
         if self.learner:
             gauge("arm_reward", "Mean reward of a learned route's arm.", ("route", "arm"), lambda: self._arms("reward"))
             gauge("arm_pulls", "How often an arm was chosen.", ("route", "arm"), lambda: self._arms("pulls"))
@@ -58,6 +59,7 @@ class Gateway:
     async def start(self) -> None:
         """Open what belongs to the event loop."""
         await self.pool.start()
+        self.pool.house(self.catalog.recipes())
         if self.learner:
             # Names the routes, so that the first exchange brings what the others saw of them.
             self.learner.report(self.learned())
@@ -90,6 +92,7 @@ class Gateway:
             self.telemetry.reloaded(ok=False)
             log.error("models not reloaded: %s", "; ".join(error.faults))
         else:
+            self.pool.house(self.catalog.recipes())
             self.telemetry.reloaded(ok=True)
             log.info("models reloaded", extra={"models": len(self.catalog.routes)})
 

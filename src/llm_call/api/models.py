@@ -60,5 +60,6 @@ def _find(catalog: Catalog, name: str) -> Route | None:
 
 
 def _entry(name: str, route: Route) -> dict[str, Any]:
-    owner = "llm-call" if route.learned else route.targets[0].upstream.name
+    # A local model is an upstream of its own, below that of the file: local/tiny is local's.
+    owner = "llm-call" if route.learned else route.targets[0].upstream.name.partition("/")[0]
     return {"id": name, "object": "model", "created": CREATED, "owned_by": owner}

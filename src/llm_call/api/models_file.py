@@ -10,12 +10,16 @@ from typing import Any, cast
 
 from llm_call.api import foreign
 from llm_call.api.catalog import Catalog, Kind, Price, Route, Target, UnknownModel, Upstream
+from llm_call.api.local import table as local
 from llm_call.api.tables import Tables, perhaps
 from serving.settings import Env, SettingsError, reason, without_password
 
-KINDS = ("openai", "claude-proxy", "litellm")
+KINDS = ("openai", "claude-proxy", "litellm", "llama")
 UPSTREAM_KEYS = ("kind", "base_url", "api_key_env", "timeout", "breaker_failures", "breaker_seconds")
+LLAMA_KEYS = ("kind", "timeout", "breaker_failures", "breaker_seconds")
+"""Of an upstream of local models: they are reached at sockets of our own."""
 DIRECT_KEYS = ("upstream", "name", "fallbacks", "timeout", "retries", "price")
+LOCAL_KEYS = (*(each for each in DIRECT_KEYS if each != "name"), *local.KEYS)
 ALIAS_KEYS = ("candidates",)
 TIMEOUT_SECONDS = 300.0
 """Default silence allowed of an upstream: a slow model may think for minutes before its first byte."""
@@ -57,6 +61,7 @@ class Reader(Tables):
     def __init__(self, path: str, env: Env) -> None:
         super().__init__(path)
         self._env = env
+        self._local: dict[str, Upstream] = {}
 
     def read(self, document: dict[str, Any]) -> Catalog:
         """Return the catalog; it is of use only if `faults` stays empty."""
@@ -69,13 +74,15 @@ class Reader(Tables):
         models = {name: self._model(name, self.table(raw_models, name, "model."), upstreams) for name in raw_models}
         direct = Catalog(upstreams, {name: Route(name, (each.target,)) for name, each in models.items() if each.target})
         routes = {name: self._route(name, model, models, direct) for name, model in models.items()}
-        return Catalog(upstreams, {name: route for name, route in routes.items() if route.targets})
+        apart = {name: each for name, each in upstreams.items() if each.kind != "llama"}
+        return Catalog({**apart, **self._local}, {name: route for name, route in routes.items() if route.targets})
 
     def _upstream(self, name: str, raw: dict[str, Any]) -> Upstream:
         place = f"upstream.{name}"
         if not NAME.fullmatch(name):
             self.fault(place, "a name consists of a-z, 0-9 and -")
-        self.known(raw, UPSTREAM_KEYS, f"{place}.")
+        ours = raw.get("kind") == "llama"
+        self.known(raw, LLAMA_KEYS if ours else UPSTREAM_KEYS, f"{place}.")
         kind = self.text(raw, place, "kind")
         if kind and kind not in KINDS:
             self.fault(f"{place}.kind", f'"{kind}" is no kind{perhaps(kind, KINDS)}')
@@ -90,7 +97,7 @@ class Reader(Tables):
         return Upstream(
             name=name,
             kind=cast(Kind, kind),
-            base_url=self._base_url(name, raw, place, required=kind != "litellm"),
+            base_url="" if ours else self._base_url(name, raw, place, required=kind != "litellm"),
             timeout=self.number(raw, place, "timeout", TIMEOUT_SECONDS),
             api_key_env=variable,
             api_key=self._env.secret(variable) if variable else None,
@@ -114,7 +121,7 @@ class Reader(Tables):
         if "candidates" in raw:
             self.known(raw, ALIAS_KEYS, f"{place}.")
             return _Model(None, self.texts(raw, place, "candidates"))
-        self.known(raw, (*DIRECT_KEYS, *ALIAS_KEYS), f"{place}.")
+        self.known(raw, (*_keys(upstreams, raw.get("upstream")), *ALIAS_KEYS), f"{place}.")
         others = self.texts(raw, place, "fallbacks")
         upstream = self.text(raw, place, "upstream")
         given = self.text(raw, place, "name", required=False)
@@ -125,6 +132,8 @@ class Reader(Tables):
                 self.fault(f"{place}.upstream", f'there is no upstream "{upstream}"{perhaps(upstream, upstreams)}')
             return _Model(None, [])
         chosen = upstreams[upstream]
+        if chosen.kind == "llama":
+            chosen = self._served_here(name, raw, place, chosen)
         target = Target(
             model=name,
             upstream=chosen,
@@ -134,6 +143,14 @@ class Reader(Tables):
             price=self._price(raw, place),
         )
         return _Model(target, others)
+
+    def _served_here(self, name: str, raw: dict[str, Any], place: str, upstream: Upstream) -> Upstream:
+        """Return the upstream that a local model is by itself: its server fails and recovers alone."""
+        if not name.startswith(f"{upstream.name}/") or name.endswith(("*", "/")):
+            self.fault(place, f'is answered by "{upstream.name}", so its name is {upstream.name}/NAME, without a *')
+        own = replace(upstream, name=name, recipe=local.recipe(self, raw, place))
+        self._local[name] = own
+        return own
 
     def _price(self, raw: dict[str, Any], place: str) -> Price | None:
         if "price" not in raw:
@@ -164,3 +181,11 @@ class Reader(Tables):
                 self.fault(place, f'"{other}" is named twice')
             targets.append(replace(found.targets[0], model=other))
         return Route(name, tuple(targets), learned=not model.target and len(targets) > 1)
+
+
+def _keys(upstreams: dict[str, Upstream], name: Any) -> tuple[str, ...]:
+    """Return the keys of a model that is answered by this upstream, if there is one."""
+    upstream = upstreams.get(name) if isinstance(name, str) else None
+    if upstream is None:
+        return (*DIRECT_KEYS, *local.KEYS)
+    return LOCAL_KEYS if upstream.kind == "llama" else DIRECT_KEYS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_call.api import models_file, redis_login
 from llm_call.api.catalog import Catalog
+from llm_call.api.local import options
+from llm_call.api.local.options import Options
 from llm_call.api.redis_login import Login
 from serving import cors
 from serving.auth import Keyring
@@ -41,6 +43,7 @@ class Settings:
     body_limit: int = BODY_BYTES
     rl_routing: bool = False
     cors_origins: tuple[str, ...] = ()
+    local: Options = field(default_factory=Options)
 
 
 def read(host: str, env: Env | None = None) -> Settings:
@@ -69,6 +72,7 @@ def read(host: str, env: Env | None = None) -> Settings:
         body_limit=env.integer("LLM_CALL_MAX_BODY_BYTES", BODY_BYTES, minimum=1024),
         rl_routing=env.flag("ENABLE_RL_ROUTING", False),
         cors_origins=cors.read(env, "LLM_CALL"),
+        local=options.read(env),
     )
     for fault in faults:
         env.fault(*fault.split(": ", 1))

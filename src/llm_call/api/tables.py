@@ -73,6 +73,14 @@ class Tables:
             return default
         return value
 
+    def flag(self, raw: Mapping[str, Any], place: str, key: str, *, default: bool) -> bool:
+        """Return true or false."""
+        value = raw.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self.fault(f"{place}.{key}", "is true or false")
+        return default
+
 
 def perhaps(wrong: str, known: Iterable[str]) -> str:
     """Return a hint at the nearest of `known`, or at all of them."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from llm_call.api.call import Call
@@ -16,6 +16,20 @@ from serving.metrics import SECONDS, Series
 
 OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 
+LOCAL = (
+    (
+        "state",
+        "Of a local model: 0 not loaded, 1 starting, 2 ready, 3 waits after a failure, 4 ending.",
+        GaugeMetricFamily,
+    ),
+    ("memory_bytes", "Memory of a local model's process, mapped weights included.", GaugeMetricFamily),
+    ("starts", "How often a local model was loaded.", CounterMetricFamily),
+    ("failed_starts", "How often a local model could not be loaded.", CounterMetricFamily),
+    ("crashes", "How often a local model ended by itself, or was ended for a fault.", CounterMetricFamily),
+)
+"""Figures of local models: name, help, kind."""
+
+Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
 Sample = tuple[tuple[str, ...], float]
 
 
@@ -61,7 +75,16 @@ class Telemetry:
 
     def gauge(self, name: str, text: str, labels: Iterable[str], read: Callable[[], Iterable[Sample]]) -> None:
         """Add a gauge `llm_call_NAME` whose samples are read when somebody looks."""
-        self._registry.register(_Gauge(f"llm_call_{name}", text, tuple(labels), read))
+        self._registry.register(_Read(GaugeMetricFamily, f"llm_call_{name}", text, tuple(labels), read))
+
+    def show_local(self, figures: Callable[[], Iterable[tuple[str, Mapping[str, float]]]]) -> None:
+        """Let the metrics show the figures of the local models; how many are loaded are those of state 2."""
+        for name, text, family in LOCAL:
+
+            def read(name: str = name) -> Iterable[Sample]:
+                return [((model,), float(of[name])) for model, of in figures()]
+
+            self._registry.register(_Read(family, f"llm_call_local_model_{name}", text, ("model",), read))
 
     def show_surroundings(self, dependencies: Callable[[], Mapping[str, float]], folder: str) -> None:
         """Let the metrics show which dependencies work, and the disk below `folder` (none: "")."""
@@ -89,14 +112,17 @@ def _disk(folder: str, figure: str) -> Iterator[Sample]:
         yield (folder,), float(getattr(found, figure) * found.f_frsize)
 
 
-class _Gauge(Collector):
-    def __init__(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Sample]]) -> None:
+class _Read(Collector):
+    def __init__(
+        self, kind: Family, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Sample]]
+    ) -> None:
+        self._kind = kind
         self._family = name, text, labels
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         name, text, labels = self._family
-        family = GaugeMetricFamily(name, text, labels=labels)
+        family = self._kind(name, text, labels=labels)
         for values, sample in self._read():
             family.add_metric(values, sample)
         yield family

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -15,10 +16,16 @@ from yarl import URL
 from llm_call.api import foreign
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target, Upstream
+from llm_call.api.local.options import Options
+from llm_call.api.local.recipe import Recipe
+from llm_call.api.local.refusals import Ended
 from llm_call.api.request import Wire
 from serving.errors import ApiError
-from serving.health import NotConfigured
+from serving.health import Dependency, NotConfigured
 from serving.keys_file import Key
+
+if TYPE_CHECKING:
+    from llm_call.api.local.fleet import Fleet
 
 log = logging.getLogger("llm_call.upstreams")
 
@@ -72,7 +79,9 @@ class _Place:
 class Upstreams:
     """One client session for all requests. `start` and `close` belong to the application's lifespan."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: Options | None = None) -> None:
+        self._local = local or Options()
+        self._fleet: Fleet | None = None
         self._session: aiohttp.ClientSession | None = None
         self._litellm: Any = None
         self._targets: WeakKeyDictionary[Upstream, _Place] = WeakKeyDictionary()
@@ -89,9 +98,29 @@ class Upstreams:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and end the models that are served here."""
         if self._session:
             await self._session.close()
+        if self._fleet:
+            await self._fleet.close()
+
+    def house(self, recipes: Mapping[str, Recipe]) -> None:
+        """Serve these local models from now on, in the event loop; each is started by the first request for it."""
+        if not self._fleet and (recipes or self._local.require_gpu):
+            # Imported with the first local model only, as nothing of it runs without one.
+            from llm_call.api.local.fleet import Fleet
+
+            self._fleet = Fleet(self._local)
+        if self._fleet:
+            self._fleet.change(recipes)
+
+    def figures(self) -> Iterable[tuple[str, Mapping[str, float]]]:
+        """Return the figures of the local models; see Fleet.figures."""
+        return self._fleet.figures() if self._fleet else ()
+
+    def dependencies(self) -> Iterable[Dependency]:
+        """Return what local models depend on besides themselves."""
+        return self._fleet.dependencies() if self._fleet else ()
 
     async def post(self, target: Target, call: Call) -> Response:
         """Send a request; return the response as soon as its head is here, whatever its status.
@@ -101,6 +130,9 @@ class Upstreams:
         if target.upstream.kind == "litellm":
             self._litellm = self._litellm or await foreign.load()
             return await foreign.post(self._litellm, target, call)
+        if target.upstream.recipe:
+            assert self._fleet, "house() comes first"
+            return await self._fleet.post(target, call)
         place = self._place(target.upstream)
         asked, timeout = call.asked, place.timeout
         headers = {**place.headers, "x-request-id": call.ident}
@@ -117,7 +149,7 @@ class Upstreams:
         )
 
     async def check(self, upstream: Upstream) -> None:
-        """Raise unless the Claude proxy is alive (its /health/live), or NotConfigured if a key is missing."""
+        """Raise unless the Claude proxy is alive (its /health/live), or a local model works; NotConfigured for what is missing."""
         if upstream.lacks_key:
             msg = f"{upstream.api_key_env} is not set"
             raise NotConfigured(msg)
@@ -125,6 +157,8 @@ class Upstreams:
             url = URL(upstream.base_url).with_path("/health/live")
             async with self._open_session().get(url) as response:
                 response.raise_for_status()
+        if upstream.recipe and self._fleet:
+            await self._fleet.check(upstream.name)
 
     def _open_session(self) -> aiohttp.ClientSession:
         assert self._session, "start() comes first"
@@ -160,9 +194,13 @@ def not_configured(upstream: Upstream) -> ApiError:
 def failure(upstream: Upstream, error: Exception) -> ApiError:
     """Return what a client is told of a connection that failed; the log tells more."""
     # What the upstream sent may stand in the text of an error: only those of connections are logged whole.
-    told = str(error) if isinstance(error, aiohttp.ClientConnectionError) else ""
+    told = str(error) if isinstance(error, aiohttp.ClientConnectionError | Ended) else ""
     log.warning("upstream %s: %s", upstream.name, told or type(error).__name__)
     name = f'The upstream "{upstream.name}"'
+    if isinstance(error, Ended):
+        ended = _error(502, f"{name} ended while it was asked: {error}.", upstream, "local_model_ended")
+        ended.headers["retry-after"] = str(math.ceil(error.seconds))
+        return ended
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return _error(502, f"{name} cannot be reached.", upstream, "upstream_unreachable")
     if isinstance(error, TimeoutError):

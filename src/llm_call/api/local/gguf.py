@@ -1,0 +1,122 @@
+"""Reads the head of a GGUF file: enough to tell how much memory its weights and a token of context take.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAGIC = b"GGUF"
+TEXT, ARRAY = 8, 9
+NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+LONGEST_KEY, LONGEST_TEXT = 1 << 16, 1 << 26
+"""In bytes; the second holds for chat templates, too. A longer one is no GGUF file but noise."""
+BYTES_PER_NUMBER = 2
+"""Of the context's keys and values: llama-server keeps them as f16 unless told otherwise."""
+PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
+
+
+class NotGguf(ValueError):
+    """The file is none, or a broken one; the text says why."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """In bytes: all weights, and one token of context (0 where the file does not tell)."""
+
+    weights: int
+    token: int
+
+    def total(self, tokens: int) -> int:
+        """Return what a model with so many tokens of context takes at least."""
+        return self.weights + tokens * self.token
+
+
+def need(path: Path) -> Need:
+    """Return what the model at `path` needs. Raises NotGguf, and OSError if it cannot be read. It may take 0.1 s."""
+    with path.open("rb") as file:
+        try:
+            told = _figures(file)
+        except (struct.error, MemoryError, UnicodeDecodeError, OverflowError) as error:
+            msg = "is cut off or damaged"
+            raise NotGguf(msg) from error
+    weights = sum(part.stat().st_size for part in _parts(path))
+    return Need(weights, _token(told))
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """Yield the files of a model that may be split into several, of which the first is named."""
+    match = PART.fullmatch(path.name)
+    for number in range(1, int(match[2]) + 1 if match else 2):
+        part = path.with_name(f"{match[1]}-{number:05}-of-{match[2]}.gguf") if match else path
+        if part.exists():
+            yield part
+
+
+def _figures(file: BinaryIO) -> dict[str, Any]:
+    """Return the entries without the architecture's name before them, as far as those of the tokenizer."""
+    if (begin := file.read(4)) != MAGIC:
+        msg = f"is no GGUF file: it begins with {begin!r}"
+        raise NotGguf(msg)
+    version, _tensors, entries = _take(file, "<IQQ")
+    if version not in (2, 3):
+        msg = f"is a GGUF file of version {version}; known are 2 and 3"
+        raise NotGguf(msg)
+    found: dict[str, Any] = {}
+    architecture = ""
+    for _ in range(entries):
+        key = _text(file, LONGEST_KEY).decode("utf-8")
+        if key.startswith("tokenizer.") and f"{architecture}.block_count" in found:
+            break  # the long part: it says nothing of sizes
+        value = _value(file, _take(file, "<I")[0])
+        if key == "general.architecture":
+            architecture = bytes(value).decode("utf-8")
+        found[key] = value
+    return {key.removeprefix(f"{architecture}."): value for key, value in found.items()}
+
+
+def _token(told: dict[str, Any]) -> int:
+    def figure(key: str, default: int = 0) -> int:
+        value = told.get(key, default)
+        if isinstance(value, list):  # one for each layer
+            value = max(value, default=0)
+        return value if isinstance(value, int) else default
+
+    heads = figure("attention.head_count")
+    width = figure("embedding_length") // heads if heads else 0
+    both = figure("attention.key_length", width) + figure("attention.value_length", width)
+    return figure("block_count") * figure("attention.head_count_kv", heads) * both * BYTES_PER_NUMBER
+
+
+def _take(file: BinaryIO, kind: str) -> tuple[Any, ...]:
+    return struct.unpack(kind, file.read(struct.calcsize(kind)))
+
+
+def _text(file: BinaryIO, longest: int) -> bytes:
+    (size,) = _take(file, "<Q")
+    if size > longest:
+        msg = f"is damaged: a text of {size} bytes"
+        raise NotGguf(msg)
+    text = file.read(size)
+    if len(text) < size:
+        msg = "is cut off"
+        raise NotGguf(msg)
+    return text
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == TEXT:
+        return _text(file, LONGEST_TEXT)
+    if kind == ARRAY:
+        inner, count = _take(file, "<IQ")
+        return [_value(file, inner) for _ in range(count)]
+    if kind not in NUMBERS:
+        msg = f"is damaged: a value of the kind {kind}"
+        raise NotGguf(msg)
+    return _take(file, NUMBERS[kind])[0]

@@ -1,0 +1,45 @@
+"""The file of a local model: where it lies, and whether its model may take so much memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_call.api.local import gguf
+from llm_call.api.local.recipe import Recipe
+from llm_call.api.local.refusals import Refused
+
+
+def locate(folder: Path, name: str, recipe: Recipe) -> Path:
+    """Return the file of the model `name`, which lies below `folder` wherever links lead. Raises Refused."""
+    try:
+        file, root = (folder / recipe.file).resolve(strict=True), folder.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        message = f'The file "{recipe.file}" of the model "{name}" is not in {folder}; put it there.'
+        raise Refused(message, "local_model_missing") from error
+    if not file.is_relative_to(root):
+        message = f'The file "{recipe.file}" of the model "{name}" is a link out of {folder}; put the file there.'
+        raise Refused(message, "local_model_outside")
+    if not file.is_file():
+        message = f'"{recipe.file}" of the model "{name}" is no file; name a GGUF file.'
+        raise Refused(message, "local_model_missing")
+    return file
+
+
+def needed(name: str, recipe: Recipe, file: Path) -> int:
+    """Return the bytes that weights and context take; a thread is the place for it. Raises Refused for a broken file."""
+    try:
+        return gguf.need(file).total(recipe.context * recipe.parallel)
+    except (gguf.NotGguf, OSError) as error:
+        told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        message = f'The file "{recipe.file}" of the model "{name}" {told}.'
+        raise Refused(message, "local_model_broken") from error
+
+
+def admit(name: str, recipe: Recipe, taken: int) -> None:
+    """Raise Refused if weights and context alone take more than the ceiling: it would be ended after it was loaded."""
+    if recipe.memory and taken > recipe.memory:
+        message = (
+            f'The model "{name}" takes {taken / 1e6:.1f} MB at least, weights and context, and its ceiling is '
+            f"{recipe.memory / 1e6:.1f} MB; raise its memory in models.toml, or lower its context."
+        )
+        raise Refused(message, "local_model_too_large")

@@ -1,0 +1,116 @@
+"""What clients see of local models: the same wire as of any other."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_models import Gateway, gateway, model, servers
+
+MODELS = model("tiny", parallel=2) + model("vectors", embeddings=True, pooling="mean")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("api"), program, MODELS, LOG_LEVEL="debug") as api:
+        yield api
+
+
+def test_first_requests_at_the_same_time_share_one_start(api: Gateway) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda number: api.ask(text=f"hi {number}"), range(8)))
+    assert [status for status, _, _ in answers] == [200] * 8
+    assert len(api.processes("tiny")) == 1
+    assert api.metric('llm_call_local_model_starts_total{model="local/tiny"}') == 1
+
+
+def test_an_answer(api: Gateway) -> None:
+    status, body, headers = api.ask(max_tokens=8, ignore_eos=True)
+    assert status == 200, body
+    assert body["choices"][0]["message"]["content"]
+    assert body["usage"]["completion_tokens"] == 8
+    assert headers["x-llm-call-upstream"] == "local/tiny"
+
+
+def test_a_stream(api: Gateway) -> None:
+    with api.stream() as response:
+        assert response.status == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = [line for line in (response.readline() for _ in range(20)) if line.startswith(b"data: ")]
+    pieces = [choice["delta"].get("content") for event in events for choice in json.loads(event[6:])["choices"]]
+    assert "".join(piece for piece in pieces if piece)
+
+
+def test_embeddings(api: Gateway) -> None:
+    status, body, _ = api.service.post("/v1/embeddings", {"model": "local/vectors", "input": ["one", "two"]})
+    assert status == 200, body
+    vectors = [entry["embedding"] for entry in body["data"]]
+    assert [len(vector) for vector in vectors] == [64, 64]
+    assert vectors[0] != vectors[1]
+
+
+def test_a_chat_model_says_that_it_embeds_nothing(api: Gateway) -> None:
+    status, body, _ = api.service.post("/v1/embeddings", {"model": "local/tiny", "input": "one"})
+    assert status == 501
+    assert "does not support embeddings" in body["error"]["message"]
+
+
+def test_they_are_listed_like_others(api: Gateway) -> None:
+    listed = api.service.get("/v1/models")[1]["data"]
+    assert [(each["id"], each["owned_by"]) for each in listed] == [("local/tiny", "local"), ("local/vectors", "local")]
+
+
+def test_it_runs_on_the_cpu_and_says_so_in_one_line(api: Gateway) -> None:
+    assert len(api.logged("local models run on the CPU")) == 1
+
+
+def test_nobody_else_may_use_the_socket(api: Gateway) -> None:
+    assert api.ask()[0] == 200
+    pid = api.only()
+    ((_, argv),) = [each for each in servers(api.service.process.pid) if each[0] == pid]
+    socket = argv[argv.index("--host") + 1]
+    assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
+    url = "http://localhost/v1/chat/completions"
+    told = subprocess.check_output(["curl", "-s", "--unix-socket", socket, url, "-d", "{}"])
+    assert json.loads(told)["error"]["message"] == "Invalid API Key"
+    (key,) = [argv[index + 1] for index, word in enumerate(argv) if word.startswith("--api-key")]
+    assert key == "/dev/stdin"
+
+
+def test_its_environment_holds_no_secret_and_no_option(tmp_path: Path, program: Path) -> None:
+    outside = {"OPENAI_API_KEY": "sk-hidden", "LLAMA_ARG_TOOLS": "all", "CUDA_VISIBLE_DEVICES": "0"}
+    with gateway(tmp_path, program, model("tiny"), **outside) as api:
+        assert api.ask()[0] == 200
+        inside = Path(f"/proc/{api.only()}/environ").read_bytes().decode().split("\0")
+    names = {line.partition("=")[0] for line in inside}
+    assert not names & {"OPENAI_API_KEY", "LLAMA_ARG_TOOLS", "LLM_CALL_MODELS", "PYTHONPATH"}
+    assert "CUDA_VISIBLE_DEVICES" in names
+
+
+def test_its_output_becomes_log_lines_without_what_was_asked(api: Gateway) -> None:
+    assert api.ask(text="PROMPT-WORD")[0] == 200
+    # llama-server quotes a grammar that it cannot read, and a schema, in its own log.
+    for secret in (
+        {"grammar": "GRAMMAR-WORD foo\nbar"},
+        {"messages": [{"role": "user", "content": [{"type": "TYPE-WORD"}]}]},
+    ):
+        assert api.ask(**secret)[0] == 400
+    lines = api.logged("")
+    debug = [line for line in lines if line.get("pid") == api.only() and line["level"] == "debug"]
+    assert any("model loaded" in line["message"] for line in debug)
+    assert any("print_timing" in line["message"] for line in debug)
+    for word in ("PROMPT-WORD", "GRAMMAR-WORD", "TYPE-WORD"):
+        assert word not in api.service.output
+
+
+def test_a_client_that_leaves_leaves_nothing_running(api: Gateway) -> None:
+    with api.stream() as response:
+        response.readline()
+    assert api.ask()[0] == 200
+    metrics = 'llm_call_local_model_crashes_total{model="local/tiny"}'
+    assert api.metric(metrics) == 0
