@@ -1,4 +1,4 @@
-"""`MODEL_SERVER=local-llm`: our own model server in Ollama's place, in production and on the CPU, with a tiny model."""
+"""Local models in production, on the CPU and with a tiny model: beside the API in Ollama's place, and in the API itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from shipyard import config, plans
 from tests.phases import paths
-from tests.support import tiny_model
+from tests.support import caller, tiny_model
 from tests.support.stack import Checkout, checkout
 
 #: What llama-server reads of a model that only embeds; the tests' own one has no say in it.
 PRESETS = "[tiny-embed]\nmodel = /models/tiny.gguf\nembeddings = true\npooling = mean\n"
+#: As a user writes it who follows config/models.toml.
+LOCAL = """
+[upstream.local]
+kind = "llama"
+
+[model."local/tiny"]
+upstream = "local"
+file = "tiny.gguf"
+template = "chatml"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +36,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         (models / "models.ini").write_text(PRESETS)
         for path in (models, *models.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o444)
+        file = found.root / "config/models.toml"
+        file.write_text(file.read_text() + LOCAL)
         lines = (found.root / ".env").read_text().splitlines(keepends=True)  # where other tests have a double
         (found.root / ".env").write_text("".join(line for line in lines if "UPSTREAM_OLLAMA" not in line))
         found.configure(MODEL_SERVER="local-llm")
@@ -130,6 +143,75 @@ def test_what_is_wrong_is_told_before_anything_stops(
     finally:
         (prod.root / ".env").write_text(earlier)
     paths.through_a_local_model(prod)
+
+
+@pytest.fixture(scope="module")
+def with_models(prod: Checkout) -> Checkout:
+    """The same stack, moved to the API that serves models itself, under clients that never stop."""
+    prod.configure(LLM_CALL_API_VARIANT="local", LLM_CALL_API_MEMORY="1g")
+    with caller.calling(prod, caller.models, caller.chat, caller.stream) as record:
+        prod.invoke("prod")
+    assert record.failures == []
+    return prod
+
+
+def test_the_api_serves_models_itself(with_models: Checkout) -> None:
+    question = paths.chat("local/tiny", "hi", max_tokens=8)
+    status, body, headers = with_models.ask("POST", "/v1/chat/completions", question)
+    assert (status, headers.get("x-llm-call-upstream", "").partition("/")[0]) == (200, "local"), body
+    assert body["usage"]["completion_tokens"] > 0
+    with with_models.request("POST", "/v1/chat/completions", {**question, "stream": True}) as response:
+        assert [event for _, event in paths.events(response)][-1] == "[DONE]"
+    paths.through_a_local_model(with_models)
+    paths.healthy(with_models)
+
+
+def test_that_api_is_the_variant_with_the_models_and_more_memory(with_models: Checkout) -> None:
+    found = inspected(with_models, "llm-call-api")
+    version = (with_models.root / "VERSION").read_text().strip()
+    assert found["Config"]["Image"] == f"llm-call-api:{version}-local"
+    host = found["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1 << 30, 1 << 30, 1024)
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["DeviceRequests"]) == (True, ["ALL"], None)
+    mounts = {each["Destination"]: each for each in found["Mounts"]}
+    assert (mounts["/models"]["Source"], mounts["/models"]["RW"]) == (str(with_models.root / "models"), False)
+
+
+def test_other_phases_say_that_it_does_not_count_there(with_models: Checkout) -> None:
+    assert "LLM_CALL_API_VARIANT=local counts in production only" in with_models.invoke("hybrid").stderr
+    status, body, _ = with_models.ask("POST", "/v1/chat/completions", paths.chat("local/tiny", "hi"))
+    assert (status, body["error"]["code"]) == (503, "local_models_missing")
+    with_models.invoke("prod")
+    assert with_models.ask("POST", "/v1/chat/completions", paths.chat("local/tiny", "hi", max_tokens=2))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("overlay", "settings", "images"),
+    [
+        ("prod", {}, {"api-local", "local-llm-prod"}),
+        ("prod", {"LLM_CALL_API_VARIANT": ""}, {"api-prod", "local-llm-prod"}),
+        ("prod", {"MODEL_SERVER": ""}, {"api-local"}),
+        ("prod", {"MODEL_SERVER": "ollama"}, {"api-local"}),
+        ("prod+gpu", {"MODEL_SERVER": "ollama"}, {"api-local"}),
+        ("hybrid", {}, {"api-debug", "local-llm-prod"}),
+        ("dev", {}, {"api-dev", "local-llm-prod"}),
+    ],
+)
+def test_a_selection_needs_these_images(
+    with_models: Checkout, overlay: str, settings: dict[str, str], images: set[str]
+) -> None:
+    """Of the two that can differ."""
+    earlier = (with_models.root / ".env").read_text()
+    try:
+        with_models.configure(**settings)
+        found = with_models.json("config", "--overlay", overlay)
+    finally:
+        (with_models.root / ".env").write_text(earlier)
+    references = [text for place, text in found.items() if place.endswith(".image")]
+    needed = {f"{image.name}-{target}" for image, target in plans.named(config.load(with_models.root), references)}
+    assert {each for each in needed if each.startswith(("api-", "local-llm-"))} == images
+    ollama = found.get("services.ollama.image", "")
+    assert ollama.startswith("ollama/ollama:") == (settings.get("MODEL_SERVER") == "ollama")
 
 
 def test_down_leaves_nothing(prod: Checkout) -> None:
