@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
 from shipyard.errors import EngineFailed, LockStale, OverBudget
-from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
+from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Image, Job, Project
 from shipyard.progress import Progress
 from shipyard.run import watch
 
@@ -72,9 +73,17 @@ def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
         if request.references
         else plans.select(project, request.images, request.target)
     )
-    wanted = plans.platforms([image for image, _ in chosen], request.platform, native(engine))
+    wanted = plans.platforms(chosen, request.platform, native(engine))
     base = bases.remembered(engine, project.base)
-    return [plans.job(project, image, target, wanted, base, request.registry) for image, target in chosen]
+    return [
+        plans.job(project, image, target, wanted, base, request.registry, _arguments(image, target))
+        for image, target in chosen
+    ]
+
+
+def _arguments(image: Image, target: str) -> dict[str, str]:
+    """The build arguments of a target that the environment has a value for."""
+    return {name: value for name in image.arguments.get(target, ()) if (value := os.environ.get(name))}
 
 
 def native(engine: Engine) -> str:

@@ -36,7 +36,8 @@ def _image(name: str, table: Mapping[str, Any]) -> Image:
         str(table[key]) for key in ("repository", "context", "dockerfile", "title")
     )
     targets, platforms = tuple(table["targets"]), tuple(table["platforms"])
-    return Image(name, repository, context, dockerfile, title, targets, platforms)
+    only = {target: tuple(values) for target, values in table.get("only", {}).items()}
+    return Image(name, repository, context, dockerfile, title, targets, platforms, only=only)
 
 
 def tested(project: Project, version: str, key: str, repository: str) -> str:

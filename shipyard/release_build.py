@@ -36,7 +36,7 @@ def jobs(project: Project, registry: str = "", names: Sequence[str] = ()) -> lis
     if unknown := plans.unknown(project, names):
         raise UnknownName("\n".join(unknown))
     return [
-        plans.job(project, image, target, image.platforms, None, registry)
+        plans.job(project, image, target, image.platforms_of(target), None, registry)
         for image in project.images.values()
         for target in image.targets
         if target in RELEASED and (not names or image.name in names)

@@ -38,7 +38,7 @@ HELP = {
     "service": "one service (default: all)",
     "skip-repro": "the reason why images are not rebuilt; it goes into the provenance",
     "tail": "lines per service",
-    "target": "prod, dev or debug",
+    "target": "prod, dev, debug, local or cuda",
     "version": "a version that is released already",
     "volumes": "remove the stack's data too",
     "what": "a version, reference or digest",
