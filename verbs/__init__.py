@@ -24,7 +24,7 @@ HELP = {
     "dry-run": "print the plan, touch nothing",
     "finish": "end the old key",
     "follow": "go on until Ctrl-C",
-    "gpu": "with Ollama on a GPU",
+    "gpu": "with a GPU for Ollama, and for those whose variant in .env is cuda",
     "granger": "with the API on the network granger-network, as llm-call-api",
     "image": "an image of docker/images.toml; may be given several times (default: all)",
     "json": "print one JSON document on stdout",

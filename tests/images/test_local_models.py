@@ -10,8 +10,8 @@ import pytest
 
 import docker
 from shipyard.models import BuildResult
-from tests.support.images import await_health
 from tests.support.image_models import chat, serving
+from tests.support.images import await_health
 
 Built = dict[tuple[str, str], BuildResult]
 #: What the API's supervisor starts, with a port of ours.
