@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,7 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
     """Give candidates their references, or none of them when one is over budget: what was there before then stays."""
     import docker
 
-    problems = [problem for job in jobs if (problem := _over_budget(engine, job))]
+    problems = [problem for job in jobs for problem in _problems(engine, job)]
     client = docker.DockerClient(base_url=engine.host)
     try:
         for job in jobs:
@@ -200,17 +200,19 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
         raise OverBudget("\n".join(problems))
 
 
-def _over_budget(engine: Engine, job: Job) -> str:
+def _problems(engine: Engine, job: Job) -> Iterator[str]:
+    """Why an image may not have its name: it is over its budget, or holds a library of CUDA's twice."""
     limit = job.image.budget.get(job.target)
     if limit is None:
-        return ""
+        return
     inventory = sizes.measure(engine, job.candidate, digest(engine, job.candidate), _one_platform(engine, job))
-    if inventory.total <= limit:
-        return ""
-    return (
-        f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
-        f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
-    )
+    if inventory.total > limit:
+        yield (
+            f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
+            f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
+        )
+    if inventory.twice:
+        yield f"{job.reference} has CUDA libraries twice: {', '.join(inventory.twice)}; one copy is enough"
 
 
 def _one_platform(engine: Engine, job: Job) -> str:

@@ -13,7 +13,11 @@ from shipyard.elf import Elf
 
 #: The driver's own libraries: the host's, which the engine mounts together with a GPU.
 DRIVER = re.compile(r"libcuda\.so\.1|libnvidia-[\w-]+\.so\.\d+")
-_CUDA = re.compile(r"(lib(?:cu|nv)\w+?)(?:_static)?\.(?:so|a)\b")
+#: Libraries of CUDA's toolkit by their names, shared or static.
+_CUDA = re.compile(
+    r"(lib(?:cudart|cublas|cublasLt|cudnn\w*?|cufft\w*?|cupti|curand|cusolver\w*?|cusparse\w*?|nccl|npp\w*?|nvblas|nvjpeg"
+    r"|nvJitLink|nvrtc|nvvm))(?:_static)?\.(?:so|a)\b"
+)
 #: Where Debian's loader looks in the end.
 _TRIPLETS = {"linux/amd64": "x86_64-linux-gnu", "linux/arm64": "aarch64-linux-gnu"}
 #: Debian's merged folders: what is below the left one is below the right one.

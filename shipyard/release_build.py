@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, layers, machine, plans
+from shipyard import bases, console, debian_locks, failures, host, inputs, layers, linking, machine, plans
 from shipyard.artifacts import RELEASED, Artifact, Commit, Part
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
@@ -190,6 +190,8 @@ def _hold_to_budgets(engine: Engine, wanted: Iterable[Job], scratch: Path) -> No
             continue
         layout = Layout(scratch / job.key)
         blobs = [layout.blob(layer) for layer in _own(engine, layout.parts()).layers]
+        if twice := linking.twice(layers.names(blobs)) if job.target == "cuda" else []:
+            problems.append(f"{job.key} has CUDA libraries twice: {', '.join(twice)}; one copy is enough")
         if (total := sum(map(layers.size, blobs))) > limit:
             problems.append(
                 f"{job.key} is {console.megabytes(total)}, over its budget of {console.megabytes(limit)} "
