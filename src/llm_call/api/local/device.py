@@ -18,8 +18,8 @@ from serving.settings import SettingsError
 log = logging.getLogger("llm_call.local")
 
 LISTED = re.compile(r"^  (\S+): (.+) \((\d+) MiB, \d+ MiB free\)$", re.MULTILINE)
-LOOK_SECONDS = 10.0
-"""The longest that a look may take: a driver that hangs is a lost GPU."""
+LOOK_SECONDS, FIRST_SECONDS = 15.0, 45.0
+"""The longest that a look may take: a driver that hangs is a lost GPU. The first time it may have to wake all of them."""
 ROUNDS = 3
 """A GPU is looked at every third time that the health of models is."""
 AGAIN_SECONDS = 3.0
@@ -40,7 +40,7 @@ class Look:
 def judge(code: int | None, output: str) -> Look:
     """Return what the output of `llama-server --list-devices` says; `code` None: it took too long."""
     if code is None:
-        return Look((), f"llama-server --list-devices took longer than {LOOK_SECONDS:g} s")
+        return Look((), "llama-server --list-devices did not end in time")
     if FULL.search(output):
         return Look((), "the GPU is full", sure=False)
     # What has no memory of its own is no GPU: libraries for linear algebra are listed as devices, too.
@@ -66,7 +66,7 @@ def demand(options: Options) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=LOOK_SECONDS,
+            timeout=FIRST_SECONDS,
         )
         code, output = done.returncode, done.stdout
     look = judge(code, output.decode("utf-8", "replace"))
@@ -99,7 +99,7 @@ class Device:
             self._note(look)
 
     async def _first(self) -> None:
-        look = await self._look()
+        look = await self._look(FIRST_SECONDS)
         self.gpus = look.gpus
         if look.gpus:
             log.info("local models run on %s", "; ".join(look.gpus))
@@ -125,7 +125,7 @@ class Device:
         if self.lost:
             raise LookupError(self.lost)
 
-    async def _look(self) -> Look:
+    async def _look(self, seconds: float = LOOK_SECONDS) -> Look:
         program = self._options.found()
         if not program:
             return Look((), self._options.lack)
@@ -141,7 +141,7 @@ class Device:
         except OSError as error:
             return Look((), f"{program}: {error.strerror}")
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(seconds):
                 output, _ = await child.communicate()
         except TimeoutError:
             return judge(None, "")

@@ -74,7 +74,7 @@ class Fleet:
         except aiohttp.ClientError as error:
             told = await resident.explain(running, error)
             resident.leave()
-            raise told from error
+            raise told from None
         except BaseException:
             resident.leave()
             raise
@@ -151,7 +151,7 @@ class Fleet:
             raise Refused(message, "local_model_failed") from error
 
     async def _watch(self, running: Process) -> None:
-        await running.watch(self._options.watch_seconds, files=not self.device.gpus)
+        await running.watch(self._options.watch_seconds, files=not self._on_gpu(running.recipe))
 
     def _on_gpu(self, recipe: Recipe) -> bool:
         return bool(self.device.gpus) and recipe.gpu_layers != 0

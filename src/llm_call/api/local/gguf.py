@@ -5,6 +5,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from typing import Any, BinaryIO
 MAGIC = b"GGUF"
 TEXT, ARRAY = 8, 9
 NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-LONGEST_KEY, LONGEST_TEXT = 1 << 16, 1 << 26
+LONGEST_KEY, LONGEST_TEXT = 1 << 16, 1 << 24
 """In bytes; the second holds for chat templates, too. A longer one is no GGUF file but noise."""
+MOST_TEXTS, MOST_NUMBERS = 1 << 22, 1 << 12
+"""Of a list: texts that are passed over, more than any vocabulary has; numbers that are kept, one for each layer."""
 BYTES_PER_NUMBER = 2
 """Of the context's keys and values: llama-server keeps them as f16 unless told otherwise."""
 PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
@@ -43,7 +46,7 @@ def need(path: Path) -> Need:
     with path.open("rb") as file:
         try:
             told = _figures(file)
-        except (struct.error, MemoryError, UnicodeDecodeError, OverflowError) as error:
+        except (struct.error, UnicodeDecodeError) as error:
             msg = "is cut off or damaged"
             raise NotGguf(msg) from error
     weights = sum(part.stat().st_size for part in _parts(path))
@@ -98,11 +101,16 @@ def _take(file: BinaryIO, kind: str) -> tuple[Any, ...]:
     return struct.unpack(kind, file.read(struct.calcsize(kind)))
 
 
-def _text(file: BinaryIO, longest: int) -> bytes:
-    (size,) = _take(file, "<Q")
+def _size(file: BinaryIO, longest: int) -> int:
+    size: int = _take(file, "<Q")[0]
     if size > longest:
         msg = f"is damaged: a text of {size} bytes"
         raise NotGguf(msg)
+    return size
+
+
+def _text(file: BinaryIO, longest: int) -> bytes:
+    size = _size(file, longest)
     text = file.read(size)
     if len(text) < size:
         msg = "is cut off"
@@ -114,9 +122,31 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if kind == TEXT:
         return _text(file, LONGEST_TEXT)
     if kind == ARRAY:
-        inner, count = _take(file, "<IQ")
-        return [_value(file, inner) for _ in range(count)]
+        return _list(file, *_take(file, "<IQ"))
+    return _take(file, _number(kind))[0]
+
+
+def _list(file: BinaryIO, kind: int, count: int) -> list[Any]:
+    """Return the numbers of a short list; of others nothing is kept: the file may be anything."""
+    if kind == TEXT and count <= MOST_TEXTS:
+        for _ in range(count):
+            file.seek(_size(file, LONGEST_TEXT), os.SEEK_CUR)  # beyond the end there is nothing to read
+        return []
+    if count <= MOST_NUMBERS:
+        return [_take(file, _number(kind))[0] for _ in range(count)]
+    _skip(file, count * struct.calcsize(_number(kind)))
+    return []
+
+
+def _skip(file: BinaryIO, size: int) -> None:
+    if size > os.fstat(file.fileno()).st_size - file.tell():
+        msg = "is cut off"
+        raise NotGguf(msg)
+    file.seek(size, os.SEEK_CUR)
+
+
+def _number(kind: int) -> str:
     if kind not in NUMBERS:
         msg = f"is damaged: a value of the kind {kind}"
         raise NotGguf(msg)
-    return _take(file, NUMBERS[kind])[0]
+    return NUMBERS[kind]

@@ -45,7 +45,7 @@ def read(env: Env) -> Options:
         program=env.text("LLM_CALL_LLAMA_SERVER", PROGRAM),
         folder=env.text("LLM_CALL_MODELS_FOLDER", FOLDER),
         most_loaded=env.integer("LLM_CALL_LOCAL_MODELS_LOADED", MOST_LOADED, minimum=1, maximum=64),
-        # A lost GPU is told within 60 s: three of these, two looks at the GPU of 10 s at most, and a pause between them.
+        # A lost GPU is told within 60 s: three of these, two looks at the GPU of 15 s at most, a pause between.
         watch_seconds=env.seconds("LLM_CALL_LOCAL_WATCH_SECONDS", WATCH_SECONDS, minimum=0.1, maximum=6.0),
         require_gpu=env.flag("REQUIRE_GPU", False),
     )

@@ -31,6 +31,8 @@ MISSES = 3
 """After so many health checks in a row without an answer it is ended: it hangs."""
 GRACE_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
+KILL_SECONDS = 10.0
+"""After this a process that was killed is left to the kernel: it hangs in a driver."""
 NOTICE_SECONDS = 1.0
 """How long after a broken connection the end of the process may be noticed."""
 RESIDENT = re.compile(r"^(VmRSS|RssFile|VmSwap):\s+(\d+) kB$", re.MULTILINE)
@@ -42,7 +44,8 @@ class Process:
     def __init__(self, name: str, recipe: Recipe, child: asyncio.subprocess.Process, socket: Path, key: str) -> None:
         self.pid = child.pid
         self.why = ""
-        self._name, self._recipe, self._child, self._socket, self._key = name, recipe, child, socket, key
+        self.recipe = recipe
+        self._name, self._child, self._socket = name, child, socket
         self._journal = Journal(name, child.pid)
         assert child.stdout, "it is piped"
         self._following = asyncio.create_task(self._journal.follow(child.stdout))
@@ -69,12 +72,12 @@ class Process:
         """Wait until the model is loaded. Raises Ended if it ends before, or takes longer than it may."""
         pause, longest = POLL_SECONDS
         try:
-            async with asyncio.timeout(self._recipe.start_seconds):
+            async with asyncio.timeout(self.recipe.start_seconds):
                 while not self.ended and not await self._healthy():
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, longest)
         except TimeoutError:
-            self.why = f"it was not ready within {self._recipe.start_seconds:g} s (start_seconds)"
+            self.why = f"it was not ready within {self.recipe.start_seconds:g} s (start_seconds)"
             self.kill()
         if self.ended or self.why:
             await self._gone()
@@ -97,7 +100,7 @@ class Process:
                     await self._child.wait()
                 break
             rounds += 1
-            ceiling, taken = self._recipe.memory, self.memory(files=files)
+            ceiling, taken = self.recipe.memory, self.memory(files=files)
             if ceiling and taken > ceiling:
                 self.why = f"it took {taken / 1e6:.0f} MB of memory, its ceiling is {ceiling / 1e6:.0f} MB (memory)"
             elif self._journal.serving and rounds % 5 == 0:
@@ -151,7 +154,11 @@ class Process:
 
     async def _gone(self) -> None:
         """Wait for its end and read its last words."""
-        await self._child.wait()
+        try:
+            async with asyncio.timeout(KILL_SECONDS):
+                await self._child.wait()
+        except TimeoutError:
+            log.error("local model %s was killed and does not end", self._name, extra={"pid": self.pid})
         with contextlib.suppress(TimeoutError):  # whoever it left behind may hold the pipe open
             async with asyncio.timeout(NOTICE_SECONDS):
                 await asyncio.shield(self._following)

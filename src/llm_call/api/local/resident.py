@@ -171,6 +171,7 @@ class Resident:
     async def _serve(self) -> bool:
         """Run one process to its end; whether another is to follow."""
         process = await self._start(self)
+        began = time.monotonic()
         try:
             watching = asyncio.create_task(self._watch(process))
             try:
@@ -180,7 +181,8 @@ class Resident:
                 self.counts.failed_starts += 1
                 self._refused = self._not_started(str(ended))
                 return False
-            began = time.monotonic()
+            took, began = time.monotonic() - began, time.monotonic()
+            log.info("local model %s is ready after %.1f s", self.name, took, extra={"pid": process.pid})
             self.counts.starts += 1
             self.process, self.trouble = process, ""
             self._become(State.READY)

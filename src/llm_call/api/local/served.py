@@ -25,7 +25,7 @@ class Served:
         try:
             return await self._response.read()
         except aiohttp.ClientError as error:
-            raise await self._resident.explain(self._running, error) from error
+            raise await self._resident.explain(self._running, error) from None
         finally:
             self.release()
 
@@ -34,7 +34,7 @@ class Served:
         try:
             return await self._response.content.readany()
         except aiohttp.ClientError as error:
-            raise await self._resident.explain(self._running, error) from error
+            raise await self._resident.explain(self._running, error) from None
 
     def release(self) -> None:
         """Give the connection back; the model may be unloaded from now on."""
