@@ -48,6 +48,8 @@ def lint(session: nox.Session) -> None:
             session.run("docker", "compose", *files, "config", "--quiet", env=variables, external=True)
     for overlay in ("prod", "prod+granger+monitoring"):
         session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
+    local = {"MODEL_SERVER": "local-llm", "LLM_CALL_API_VARIANT": "cuda", "CLAUDE_PROXY_VARIANT": "cuda"}
+    session.run("invoke", "config", "--overlay", "prod+gpu", silent=True, env=local)
 
 
 @nox.session(tags=["lane1"])
@@ -147,7 +149,7 @@ def isolation(session: nox.Session) -> None:
 @nox.session
 def local(session: nox.Session) -> None:
     """Local models: the real llama-server with a model of the tests' own; kills, hangs, idle and full, none left at the end."""
-    session.run("pytest", "tests/local", *session.posargs)
+    session.run("pytest", "tests/local", "tests/phases/test_local_llm.py", *session.posargs)
 
 
 @nox.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 def prod(stack: Checkout) -> Checkout:
     stack.invoke("prod")
     return stack
+
+
+def effective(copy: Checkout, overlay: str, settings: dict[str, str]) -> dict[str, str]:
+    """What an overlay comes to with further settings, by place."""
+    earlier = (copy.root / ".env").read_text()
+    try:
+        copy.configure(**settings)
+        return dict(copy.json("config", "--overlay", overlay))
+    finally:
+        (copy.root / ".env").write_text(earlier)
 
 
 def inspected(copy: Checkout, service: str) -> dict[str, object]:
@@ -185,31 +196,55 @@ def test_other_phases_say_that_it_does_not_count_there(with_models: Checkout) ->
     assert with_models.ask("POST", "/v1/chat/completions", paths.chat("local/tiny", "hi", max_tokens=2))[0] == 200
 
 
+API, PROXY = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "settings", "gpus"),
+    [
+        ("prod", {API: "cuda", PROXY: "cuda", "MODEL_SERVER": "ollama"}, set()),
+        ("prod+gpu", {"MODEL_SERVER": ""}, {"ollama"}),
+        ("prod+gpu", {"MODEL_SERVER": "ollama", API: "cuda"}, {"ollama", "llm-call-api"}),
+        ("prod+gpu", {API: "cuda"}, {"llm-call-api"}),
+        ("prod+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
+        ("hybrid+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
+        ("host+gpu", {"MODEL_SERVER": "ollama"}, {"ollama"}),
+        ("dev+gpu+granger", {"MODEL_SERVER": ""}, {"ollama"}),
+    ],
+)
+def test_a_gpu_is_for_those_who_use_one(
+    with_models: Checkout, overlay: str, settings: dict[str, str], gpus: set[str]
+) -> None:
+    found = effective(with_models, overlay, settings)
+    place = re.compile(r"services\.([a-z-]+)\.deploy\.resources\.reservations\.devices")
+    assert {match[1] for match in map(place.match, found) if match} == gpus
+    for service in gpus & {"llm-call-api", "claude-proxy"}:
+        assert found[f"services.{service}.image"].endswith("-cuda")
+
+
 @pytest.mark.parametrize(
     ("overlay", "settings", "images"),
     [
-        ("prod", {}, {"api-local", "local-llm-prod"}),
-        ("prod", {"LLM_CALL_API_VARIANT": ""}, {"api-prod", "local-llm-prod"}),
-        ("prod", {"MODEL_SERVER": ""}, {"api-local"}),
-        ("prod", {"MODEL_SERVER": "ollama"}, {"api-local"}),
-        ("prod+gpu", {"MODEL_SERVER": "ollama"}, {"api-local"}),
-        ("hybrid", {}, {"api-debug", "local-llm-prod"}),
-        ("dev", {}, {"api-dev", "local-llm-prod"}),
+        ("prod", {}, {"api-local", "local-llm-prod", "claude-proxy-prod"}),
+        ("prod", {"LLM_CALL_API_VARIANT": ""}, {"api-prod", "local-llm-prod", "claude-proxy-prod"}),
+        ("prod", {"MODEL_SERVER": ""}, {"api-local", "claude-proxy-prod"}),
+        ("prod", {"MODEL_SERVER": "ollama"}, {"api-local", "claude-proxy-prod"}),
+        ("prod+gpu", {"MODEL_SERVER": "ollama"}, {"api-local", "claude-proxy-prod"}),
+        ("hybrid", {}, {"api-debug", "local-llm-prod", "claude-proxy-prod"}),
+        ("prod", {API: "cuda", PROXY: "cuda"}, {"api-cuda", "claude-proxy-cuda", "local-llm-prod"}),
+        ("host", {PROXY: "cuda"}, {"claude-proxy-cuda", "local-llm-prod"}),
+        ("dev", {PROXY: "cuda"}, {"api-dev", "claude-proxy-dev", "local-llm-prod"}),
+        ("dev", {}, {"api-dev", "local-llm-prod", "claude-proxy-dev"}),
     ],
 )
 def test_a_selection_needs_these_images(
     with_models: Checkout, overlay: str, settings: dict[str, str], images: set[str]
 ) -> None:
-    """Of the two that can differ."""
-    earlier = (with_models.root / ".env").read_text()
-    try:
-        with_models.configure(**settings)
-        found = with_models.json("config", "--overlay", overlay)
-    finally:
-        (with_models.root / ".env").write_text(earlier)
+    """Of the three that can differ."""
+    found = effective(with_models, overlay, settings)
     references = [text for place, text in found.items() if place.endswith(".image")]
     needed = {f"{image.name}-{target}" for image, target in plans.named(config.load(with_models.root), references)}
-    assert {each for each in needed if each.startswith(("api-", "local-llm-"))} == images
+    assert {each for each in needed if each.startswith(("api-", "claude-proxy-", "local-llm-"))} == images
     ollama = found.get("services.ollama.image", "")
     assert ollama.startswith("ollama/ollama:") == (settings.get("MODEL_SERVER") == "ollama")
 
