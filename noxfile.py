@@ -164,6 +164,17 @@ def repro(session: nox.Session) -> None:
     session.run("pytest", "tests/release/test_repro.py", *session.posargs)
 
 
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """The targets cuda for one GPU architecture, and what holds of them without a GPU. Compiles for longer than 15 minutes
+    where the build cache has nothing of it, so it is not part of the default run.
+    """
+    session.log(
+        "compiles llama.cpp with CUDA, which takes more than 15 minutes where the build cache has nothing of it"
+    )
+    session.run("pytest", "tests/cuda", *session.posargs)
+
+
 @contextmanager
 def _unpacked(session: nox.Session, image: str) -> Iterator[Path]:
     """The root file system of a built production image, in a folder that everyone may read."""

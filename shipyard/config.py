@@ -77,6 +77,16 @@ def _short(problem: Exception) -> str:
     return problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)
 
 
+def budget(table: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes in bytes of a valid table of budgets; what is no size is left out."""
+    found = {target: _SIZE.fullmatch(value) for target, value in table.items() if isinstance(value, str)}
+    return {target: _bytes(match) for target, match in found.items() if match}
+
+
+def _bytes(size: re.Match[str]) -> int:
+    return round(float(size[1]) * _UNITS[size[2]])
+
+
 class _Reader:
     """Turns tables into models, noting faults instead of stopping at the first one."""
 
@@ -156,7 +166,7 @@ class _Reader:
                 self.fault(where, "no such target", perhaps(target, targets))
             match = _SIZE.fullmatch(value) if isinstance(value, str) else None
             if match:
-                sizes[target] = round(float(match[1]) * _UNITS[match[2]])
+                sizes[target] = _bytes(match)
             else:
                 self.fault(where, f"{value!r} is not a size", 'write for example "90MB"')
         return sizes

@@ -66,6 +66,7 @@ def build(
         with lock("building images", home() / "build.lock"):
             base = bases.ensure(engine, project.base)
             console.step("building " + ", ".join(f"{job.key} ({', '.join(job.platforms)})" for job in missing))
+            _warn_of_compiling(missing)
             scratch = out / _SCRATCH
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
@@ -79,6 +80,16 @@ def build(
         if job not in missing:
             console.skip(f"{job.key}: built before from the same inputs")
     return tuple(artifact(job, out) for job in wanted)
+
+
+def _warn_of_compiling(missing: Iterable[Job]) -> None:
+    """A target that takes build arguments is compiled here: with the Dockerfile's own values, which may take hours."""
+    for job in missing:
+        if job.image.arguments.get(job.target):
+            console.warn(
+                f"{job.key} is compiled with the values of {job.image.dockerfile}, all architectures of GPUs among them; "
+                "where the build cache has nothing of it, that takes hours (docs/gpu.md says how long)"
+            )
 
 
 def artifact(job: Job, out: Path) -> Artifact:

@@ -18,6 +18,8 @@ from shipyard.world import Step, World
 
 #: Bytes that a release needs at least: layouts, what buildx keeps, a rebuild beside them.
 LEAST = 2 * 10**9
+#: What the targets with CUDA need beside that: their layouts and those of the rebuild, compressed, and the compiler's files.
+CUDA = 6 * 10**9
 #: Seconds by which two clocks may differ; signatures and tokens are dated.
 DRIFT = 300
 _REVISION = "org.opencontainers.image.revision"
@@ -120,7 +122,7 @@ def _signing(world: World) -> Iterator[str]:
 def _disk(world: World) -> Iterator[str]:
     if not _needs(world, _ENGINE):
         return
-    needed = max(LEAST, 2 * _largest(world))
+    needed = max(LEAST + CUDA * any(target == "cuda" for _, target in world.images), 2 * _largest(world))
     for folder in dict.fromkeys((world.root, home())):
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         if free < needed:

@@ -9,8 +9,9 @@ import docker
 from shipyard import fatbin, linking
 from shipyard.models import BuildResult, Project
 from tests.cuda.conftest import ARCHITECTURES, Root
-from tests.support.images import CUDA, members
-from tests.support.local_models import chat, serving
+from tests.support.image_models import chat, serving
+from tests.support.images import CUDA, listed, members
+from tests.support.stack import ROOT
 
 Built = dict[str, BuildResult]
 Roots = dict[str, Root]
@@ -68,6 +69,15 @@ def test_the_binary_is_for_the_architectures_that_were_asked_for(roots: Roots) -
     asked = sorted(int(re.sub(r"\D", "", each)) for each in ARCHITECTURES.split(";"))
     found = fatbin.architectures((roots["api"].folder / BACKEND).read_bytes())
     assert (list(found.real), list(found.virtual)) == (asked, asked[-1:])
+
+
+def test_a_bill_of_materials_names_llama_cpp_and_the_cuda_packages(roots: Roots, image: str) -> None:
+    found = listed(roots[image].folder, "amd64")
+    locked = (ROOT / "requirements/cuda-runtime.txt").read_text() + (ROOT / "requirements/llama.txt").read_text()
+    packages = {f"{name} {version}" for name, version in re.findall(r"^([\w-]+)==(\S+)", locked, re.MULTILINE)}
+    expected = {each for each in packages if image == "api" or not each.startswith("llama")}
+    assert expected <= set(found)
+    assert all("NOASSERTION" not in found[each] for each in expected), {each: found[each] for each in expected}
 
 
 def test_within_its_budget(built: Built, project: Project, image: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import docker
-from shipyard.models import BuildResult
+from shipyard.models import BuildResult, Project
 from tests.support.image_models import chat, serving
-from tests.support.images import await_health
+from tests.support.images import await_health, listed, unpacked
 
 Built = dict[tuple[str, str], BuildResult]
 #: What the API's supervisor starts, with a port of ours.
@@ -51,6 +51,20 @@ def test_local_is_prod_and_llama_cpp(client: docker.DockerClient, built: Built) 
     }
     assert layers["local"][: len(layers["prod"])] == layers["prod"]
     assert len(layers["local"]) == len(layers["prod"]) + 1
+
+
+def test_the_bill_of_materials_of_local_names_both_suites(
+    client: docker.DockerClient, built: Built, project: Project, tmp_path: Path
+) -> None:
+    result = built["api", "local"]
+    architecture = result.platform.rpartition("/")[2]
+    found = listed(unpacked(client, result.reference, result.platform, tmp_path), architecture)
+    locked = [line.split() for line in (project.root / "docker/local-llm/debian.lock").read_text().splitlines()]
+    llama = {f"{name} {version}" for arch, name, version, _ in locked if arch == architecture and "llama" in name}
+    assert len(llama) == 2
+    assert llama <= set(found)
+    assert sum(each.startswith("libc6 ") for each in found) == 2, "trixie's for Python, testing's for llama.cpp"
+    assert all("NOASSERTION" not in found[each] for each in llama)
 
 
 def test_local_llm_lists_and_loads_the_models_of_its_folder(server: tuple[Any, str]) -> None:

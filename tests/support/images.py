@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import docker
+from shipyard import sbom
+from shipyard.contents import Contents
 from shipyard.sizes import Stream
 from tests.support.service import wait_until
 
@@ -97,6 +99,19 @@ def unpacked(client: docker.DockerClient, image: str, platform: str, folder: Pat
     finally:
         client.api.remove_container(container["Id"], force=True)
     return folder
+
+
+def listed(root: Path, architecture: str) -> dict[str, list[str]]:
+    """What a bill of materials lists of an unpacked image: ``name version`` with its licences."""
+    patterns = ("var/lib/dpkg/status", "var/lib/dpkg/status.d/*", "usr/lib/os-release", "usr/share/doc/*/copyright")
+    paths = [path for each in (*patterns, "**/*.dist-info/METADATA") for path in root.glob(each) if path.is_file()]
+    files = {path.relative_to(root).as_posix(): path.read_text() for path in paths}
+    found = [each.component for each in sbom.installed(Contents(files), architecture, "", "")]
+    return {f"{each.name} {each.version}": sorted(map(_licence, each.licenses)) for each in found}
+
+
+def _licence(stated: Any) -> str:
+    return str(stated.value if hasattr(stated, "value") else stated.id or stated.name)
 
 
 def _plain(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo | None:

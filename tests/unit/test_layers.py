@@ -51,7 +51,7 @@ LAYERS = (
         "debian_locks",
         "local_registry",
     ),
-    ("attachments", "signing_keys", "published", "tag_checks"),
+    ("attachments", "growth", "signing_keys", "published", "tag_checks"),
     ("secrets_check", "signing"),
     ("images", "overlays", "containers", "loading", "release_build", "publishing", "image_checks", "release_drawing"),
     ("rolling", "host_api", "verification", "repro", "release_page", "world"),
