@@ -21,6 +21,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = [
     *("lint", "types", "unit", "services", "images", "cli", "engine"),
     *("dev", "phase1", "phase2", "phase3", "granger", "migrate", "faults", "isolation"),
+    *("release", "repro"),
 ]
 nox.options.stop_on_first_error = False
 
@@ -85,7 +86,7 @@ def cli(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
-@nox.session(tags=["lane2"])
+@nox.session(tags=["lane3"])
 def engine(session: nox.Session) -> None:
     """The embedded engine: races, crashes, full disks, builds that break; in network namespaces of its own."""
     session.run("pytest", "tests/engine", *session.posargs)
@@ -152,15 +153,15 @@ def local(session: nox.Session) -> None:
     session.run("pytest", "tests/local", "tests/phases/test_local_llm.py", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["lane1"])
 def release(session: nox.Session) -> None:
-    """Registry, signatures, bills of materials, the pipeline and its crashes. Not yet in the default run."""
+    """Registry, signatures, bills of materials, the pipeline and its crashes."""
     session.run("pytest", "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["lane3"])
 def repro(session: nox.Session) -> None:
-    """Rebuilds elsewhere give the same digests, and a difference is named. Not yet in the default run."""
+    """Rebuilds elsewhere give the same digests, and a difference is named."""
     session.run("pytest", "tests/release/test_repro.py", *session.posargs)
 
 

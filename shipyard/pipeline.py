@@ -43,8 +43,10 @@ def release(project: Project, engine: Callable[[], Engine], options: Options) ->
             local_registry.up()
         world = World(project, options, engine, held)
         steps = STEPS[: [step.name for step in STEPS].index(options.until) + 1]
-        settled = _ask(world, steps)
-        world.pending = tuple(step.name for step in steps if step.name not in settled)
+        # Preflight alone looks at all that a whole release would need.
+        asked = STEPS if options.until == preflight.STEP.name else steps
+        settled = _ask(world, asked)
+        world.pending = tuple(step.name for step in asked if step.name not in settled)
         for number, step in enumerate(steps, 1):
             _take(world, step, f"{number}/{len(steps)}", settled.get(step.name, ""))
     console.step(f"{world.version} has reached {options.until} ({time.monotonic() - begin:.1f} s)")

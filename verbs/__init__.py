@@ -31,6 +31,7 @@ HELP = {
     "monitoring": "with Prometheus, its rules and consoles on 127.0.0.1:9090",
     "no-cache": "run every step again",
     "overlay": "host, hybrid, prod or dev; with add-ons: prod+granger",
+    "part": "major, minor, patch or a version",
     "platform": 'comma-separated platforms, or "all" (default: the engine\'s own)',
     "refresh": "decide again, with today's packages or the hub's newest image",
     "registry": "HOST[:PORT][/PREFIX] (default: SHIPYARD_REGISTRY, else the embedded one)",

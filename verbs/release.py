@@ -32,6 +32,24 @@ def release(
     _release(options, json=json)
 
 
+@verb("bump", "registry", "allow-detached")
+def preflight(_: Context, bump: str = "", registry: str = "", allow_detached: bool = False) -> None:
+    """Name everything that would stop a release, all of it at once; changes nothing."""
+    _until("preflight", registry, bump=bump, allow_detached=allow_detached)
+
+
+@verb("part", "registry", "allow-detached")
+def bump(_: Context, part: str, registry: str = "", allow_detached: bool = False) -> None:
+    """Make VERSION the next one, CHANGELOG.md from changes/, and one commit of both; nothing is built."""
+    _until("bump", registry, bump=part, allow_detached=allow_detached)
+
+
+@verb("bump", "registry", "json", "allow-detached")
+def test(_: Context, bump: str = "", registry: str = "", json: bool = False, allow_detached: bool = False) -> None:
+    """As far as the images' tests: build what a release would publish and test those very bytes."""
+    _until("test", registry, json=json, bump=bump, allow_detached=allow_detached)
+
+
 @verb("bump", "registry", "json", "allow-detached", "skip-repro")
 def push(
     _: Context,
@@ -42,8 +60,7 @@ def push(
     skip_repro: str = "",
 ) -> None:
     """As far as the registry: build, test and push by digest; nothing is signed, no tag is written."""
-    options = shipyard.world.Options(destination(registry), bump, False, allow_detached, skip_repro, until="push")
-    _release(options, json=json)
+    _until("push", registry, json=json, bump=bump, allow_detached=allow_detached, skip_repro=skip_repro)
 
 
 @verb("version", "registry", "json")
@@ -52,6 +69,10 @@ def promote(_: Context, version: str, registry: str = "", json: bool = False) ->
     found = shipyard.rollback.promote(shipyard.config.load(ROOT), version, destination(registry))
     if json:
         console.document(found)
+
+
+def _until(step: str, registry: str, *, json: bool = False, **options: Any) -> None:
+    _release(shipyard.world.Options(destination(registry), until=step, **options), json=json)
 
 
 def _release(options: Any, *, json: bool) -> None:

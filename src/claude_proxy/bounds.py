@@ -30,11 +30,16 @@ NEARLY_USED = 0.9, 0.97
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one request: processes and threads together, bytes of memory, bytes of files (and of any one file)."""
+    """Of one request: processes and threads together, bytes of memory, bytes of files."""
 
     pids: int = 128
     memory: int = 1280 << 20
     disk: int = 2 << 30
+
+
+def largest_file(disk: int) -> int:
+    """Return the bytes of the largest file: less than all files may have, so that a request outlives its tool's EFBIG."""
+    return disk - disk // 8
 
 
 def share(limit: int, requests: int) -> int:

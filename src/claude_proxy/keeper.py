@@ -187,7 +187,7 @@ def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.soc
     for each in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, job["bounds"]["disk"])
+    _limit(resource.RLIMIT_FSIZE, bounds.largest_file(job["bounds"]["disk"]))
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     for target, source in enumerate(files):
         os.dup2(source, target)

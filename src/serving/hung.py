@@ -36,17 +36,21 @@ class Process(NamedTuple):
     born: int
 
 
-def end(port: int) -> str:
-    """Kill what listens at `port` on loopback and return what came of it, in a few words."""
+def end(port: int, why: str) -> str:
+    """Kill what listens at `port` on loopback; log that and `why`, and return it."""
     found = servers(port)
     if not found or any(each.pid == 1 for each in found):
-        return "cannot end it: it is process 1 itself, or hidden; run the container with an init (--init, init: true)"
-    ended = []
+        advice = "it is process 1 itself, or hidden; run the container with an init (--init, init: true)"
+        return _tell(f"{why}; cannot end it: {advice}")
+    # Told before it is done: with its server the container ends, and with the container we do.
+    said = _tell(f"{why}; ending process {', '.join(f'{each.pid} ({each.name})' for each in found)}")
     for each in found:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(each.pid, signal.SIGKILL)
-            ended.append(f"{each.pid} ({each.name})")
-    return f"ended process {', '.join(ended)}" if ended else "not allowed to end it"
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                os.kill(each.pid, signal.SIGKILL)
+            except PermissionError:
+                return _tell(f"{why}; not allowed to end process {each.pid} ({each.name})")
+    return said
 
 
 def servers(port: int) -> list[Process]:
@@ -61,13 +65,14 @@ def servers(port: int) -> list[Process]:
     return children[:1]
 
 
-def tell(text: str) -> None:
+def _tell(text: str) -> str:
     """Write a line into the container's log: what its health check says is lost when it starts anew."""
     if _is_health_check():
         now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         line = {"ts": now, "level": "error", "logger": "serving.probe", "message": text}
         with contextlib.suppress(OSError), Path("/proc/1/fd/2").open("a") as log:
             log.write(json.dumps(line) + "\n")
+    return text
 
 
 def _is_health_check() -> bool:

@@ -110,9 +110,7 @@ def judge(url: str, fault: str | None, limit: int) -> str:
         return f" ({count} of {limit})"
     from serving import hung
 
-    said = f" ({count} in a row); {hung.end(port)}"
-    hung.tell(f"{fault}{said}")
-    return said
+    return hung.end(port, f"{fault} ({count} in a row)").removeprefix(fault)
 
 
 def _outcome(fault: str | None) -> str:

@@ -113,4 +113,4 @@ def test_one_hung_instance_is_left_out_and_started_anew(prod: Checkout) -> None:
     assert {kind for kind, _ in found} <= {"chat", "stream"}
     assert {seen for _, seen in found} <= {"502 instance_lost", "599 instance_lost", "IncompleteRead"}
     logged = "".join(file.read_text() for file in faults.log_files(prod, victim))
-    assert "in a row); ended process" in logged
+    assert "in a row); ending process" in logged

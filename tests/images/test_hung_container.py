@@ -34,7 +34,9 @@ def test_a_server_that_hangs_is_ended_and_started_anew(
         wait_until(lambda: restarts(container) == 1, "the restart", 40)
         await_health(container)
         said = container.logs().decode()
-        assert '"message": "http://127.0.0.1:8001/health/live: no answer within 2 s (3 in a row); ended process' in said
+        assert (
+            '"message": "http://127.0.0.1:8001/health/live: no answer within 2 s (3 in a row); ending process' in said
+        )
 
 
 def restarts(container: Any) -> int:

@@ -140,6 +140,29 @@ def test_a_broken_image_pushes_nothing(clone: Clone, registry: registries.Served
     assert named(clone, "latest") == {"1.2.3"}
 
 
+def test_the_first_steps_as_verbs(clone: Clone, registry: registries.Served) -> None:
+    clone.write("untracked", "")
+    (clone.root / "secrets/signing/cosign.key").rename(clone.root / "secrets/signing/kept")
+    before = clone.git("rev-parse", "HEAD")
+    said = clone.invoke("preflight", status=19)
+    assert "the tree is not clean: untracked" in said
+    assert "there is no signing key" in said
+    (clone.root / "untracked").unlink()
+    (clone.root / "secrets/signing/kept").rename(clone.root / "secrets/signing/cosign.key")
+    clone.invoke("preflight")
+    assert (clone.git("rev-parse", "HEAD"), clone.git("status", "--porcelain"), puts(registry)) == (before, "", 0)
+
+    clone.invoke("bump", "minor")
+    assert (clone.version, clone.git("rev-parse", "HEAD^")) == ("1.3.0", before)
+    assert not clone.lines("build", "begun")
+    clone.invoke("test")
+    assert clone.lines("test", "done")
+    assert puts(registry) == 0
+    clone.release("--bump", "minor", "--skip-repro", "not the point here")
+    assert (clone.version, named(clone, "latest")) == ("1.3.0", {"1.3.0"})
+    assert (len(clone.lines("build", "done")), len(clone.lines("test", "done"))) == (1, 1)
+
+
 def test_push_goes_as_far_as_the_registry(clone: Clone) -> None:
     clone.invoke("push", "--skip-repro", "not the point here")
     assert clone.public() == {}

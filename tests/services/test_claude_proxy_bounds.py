@@ -95,9 +95,12 @@ def files():
     time.sleep(20)
 
 def one_file():
-    with open("f", "wb") as file:
-        for _ in range(20):
-            file.write(b"x" * (8 << 20))
+    try:
+        with open("f", "wb") as file:
+            for _ in range(20):
+                file.write(b"x" * (8 << 20))
+    finally:
+        time.sleep(1.2) # the file stays, and is looked at twice
 
 def empty_files():
     for number in range(20_000):
@@ -212,7 +215,7 @@ def test_a_stream_that_takes_too_much_ends_with_an_error(proxy: Proxy, bombs: Pa
     [("modest", "fits"), ("common", "in common"), ("one_file", "OSError 27"), ("hidden", "PermissionError 1")],
 )
 def test_what_fits_goes_on(proxy: Proxy, detonate: Detonate, kind: str, said: str) -> None:
-    """Memory in common counts once; a file as large as the bound is an error of the tool, and memory files are none."""
+    """Memory in common counts once; too large a file is an error of the tool, and memory files are none."""
     answer = detonate(proxy, kind)
     assert json.loads(answer.text) == [f"done: {said}\n"]
 

@@ -40,7 +40,7 @@ def test_a_service_that_hangs_is_ended_after_so_many_probes() -> None:
         service.process.send_signal(signal.SIGSTOP)
         assert [verdict(service)[-8:] for _ in range(2)] == ["(1 of 3)", "(2 of 3)"]
         assert service.process.poll() is None
-        assert f"(3 in a row); ended process {service.process.pid} (" in verdict(service)
+        assert f"(3 in a row); ending process {service.process.pid} (" in verdict(service)
         assert service.process.wait(5) == -signal.SIGKILL
         assert "Connection refused (4 in a row); cannot end it" in verdict(service)
 
@@ -93,7 +93,7 @@ def test_a_slow_start_is_let_finish(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [verdict(service, 1).endswith("no answer within 0.3 s") for _ in range(2)] == [True, True]
         assert service.process.poll() is None
         age[0] = 100.0
-        assert "ended process" in verdict(service, 1)
+        assert "ending process" in verdict(service, 1)
 
 
 def test_a_supervisor_goes_with_its_workers() -> None:
@@ -104,7 +104,7 @@ def test_a_supervisor_goes_with_its_workers() -> None:
         assert verdict(service, 1) == "well"
         for each in processes:
             os.kill(each.pid, signal.SIGSTOP)
-        assert "ended process" in verdict(service, 1)
+        assert "ending process" in verdict(service, 1)
         assert service.process.wait(5) == -signal.SIGKILL
         wait_until(lambda: not hung.servers(service.port), "the end of the worker")
 

@@ -164,7 +164,7 @@ class Attempts:
         call.first_byte = now - call.began
 
         def ended(whole: bool) -> None:
-            if not whole:
+            if not whole and not target.upstream.recipe:  # a local model that ended is left alone already
                 breaker.failed(upstreams.broke_off(target.upstream))
             self._outcome(call, target, whole, now - began)
 
@@ -193,8 +193,11 @@ def _broken(target: Target, error: Exception) -> Failure:
     unmade = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     # What may have begun is not begun again where it costs minutes, money, or has tools at work.
     again = unmade or (target.upstream.kind != "claude-proxy" and not isinstance(error, TimeoutError))
-    delay = error.seconds if isinstance(error, Ended) else 0.0
-    return Failure(upstreams.failure(target.upstream, error), again=again, elsewhere=True, sick=True, delay=delay)
+    told = upstreams.failure(target.upstream, error)
+    if isinstance(error, Ended):
+        # One crash fails all requests that were on their way; when it comes back is not the breaker's business.
+        return Failure(told, again=True, elsewhere=True, sick=False, delay=error.seconds)
+    return Failure(told, again=again, elsewhere=True, sick=True)
 
 
 def _seconds(text: str | None) -> float:

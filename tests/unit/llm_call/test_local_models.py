@@ -320,8 +320,9 @@ def test_afterwards_nothing_that_may_quote_a_request() -> None:
     journal = Journal("m", 1)
     journal.serving = True
     lines = [
-        "0.00.370.085 I slot      release: id  0 | task 0 | stop processing",
         "srv  update_slots: all slots are idle",
+        "0.00.370.085 I slot      release: id  0 | task 0 | stop processing",
+        "slot SECRET",
         'srv    operator(): got exception: {"error":"SECRET"}',
         "0.00.428.277 W srv    operator(): unauthorized SECRET",
         "parse: error parsing grammar: SECRET",
@@ -332,7 +333,7 @@ def test_afterwards_nothing_that_may_quote_a_request() -> None:
     ]
     asyncio.run(follow(journal, "\n".join(lines).encode(), b"\n", b"x" * 100_000))
     assert "SECRET" not in str(journal.last)
-    assert journal.last == [lines[0], lines[1], lines[7], lines[8], "(6 lines are withheld: they may quote a request)"]
+    assert journal.last == [lines[0], lines[1], lines[8], lines[9], "(7 lines are withheld: they may quote a request)"]
     assert journal.reason.startswith("/build/ggml") or journal.reason.startswith("CUDA error")
 
 

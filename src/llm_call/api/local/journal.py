@@ -15,6 +15,7 @@ LONGEST_LINE = 500
 KEPT = 12
 """Lines that are told when it fails."""
 STAMP = r"(?:\d+(?:\.\d+)+ )?"
+STAMPED = re.compile(STAMP.removesuffix("?"))
 ORDINARY = re.compile(STAMP + r"(?:I )?(?:slot|srv|que|res|cmn)\s(?!.*(?:error|exception|fail))", re.IGNORECASE)
 """Lines about the work itself. Those about errors quote what was asked, such as a grammar or a schema."""
 FATAL = re.compile(STAMP + r"(?:[EWI] )?(?:\S+\.(?:cpp|cu|cuh|c|h|hpp):\d+: |CUDA error|ggml_|terminate called)")
@@ -30,6 +31,7 @@ class Journal:
         self._fields = {"model": model, "pid": pid}
         self._last: deque[str] = deque(maxlen=KEPT)
         self._withheld = 0
+        self._stamps = False
 
     async def follow(self, output: asyncio.StreamReader) -> None:
         """Read until the end."""
@@ -58,7 +60,11 @@ class Journal:
         line = raw[: 4 * LONGEST_LINE].decode("utf-8", "replace").rstrip()[:LONGEST_LINE]
         if not line:
             return
-        if self.serving and not ORDINARY.match(line) and not FATAL.match(line):
+        stamped = STAMPED.match(line) is not None
+        self._stamps = self._stamps or stamped
+        # Where lines begin with a time, one without is the rest of what came before it.
+        ordinary = ORDINARY.match(line) and stamped >= self._stamps
+        if self.serving and not ordinary and not FATAL.match(line):
             self._withheld += 1
             return
         self._last.append(line)
