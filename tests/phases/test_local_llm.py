@@ -249,6 +249,14 @@ def test_a_selection_needs_these_images(
     assert ollama.startswith("ollama/ollama:") == (settings.get("MODEL_SERVER") == "ollama")
 
 
+def test_without_its_setting_it_goes_and_the_api_stays(with_models: Checkout) -> None:
+    api = with_models.container("llm-call-api")
+    with_models.configure(MODEL_SERVER="")
+    with_models.invoke("prod")
+    assert with_models.containers("ollama", stopped=True) == []
+    assert with_models.container("llm-call-api") == api
+
+
 def test_down_leaves_nothing(prod: Checkout) -> None:
     prod.invoke("down")
     paths.nothing_left(prod)
