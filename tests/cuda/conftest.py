@@ -1,10 +1,12 @@
 """The targets cuda, built for one architecture unless CUDA_ARCHITECTURES says otherwise, and their files in a folder.
 
-Nothing here needs a GPU. What a GPU alone can show is asked by bench/gpu.py.
+``SHIPYARD_TEST_IMAGES`` names images that are there already, as for tests/images: ``{"api-cuda": "llm-call-api:1.2.3-release"}``;
+CUDA_ARCHITECTURES then says what they are for. Nothing here needs a GPU: what a GPU alone can show, bench/gpu.py asks.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import docker
 import shipyard
 from shipyard import elf
 from shipyard.elf import Elf
+from shipyard.engine import Engine
 from shipyard.models import BuildResult, Project
 from tests.support.images import CUDA, unpacked
 from tests.support.stack import ROOT
@@ -23,6 +26,7 @@ from tests.support.stack import ROOT
 #: Of one GPU generation: the shortest build.
 ARCHITECTURES = os.environ.get("CUDA_ARCHITECTURES") or "90"
 IMAGES = ("api", "claude-proxy")
+PLATFORM = "linux/amd64"
 
 
 class Root:
@@ -51,24 +55,40 @@ def project() -> Project:
 
 
 @pytest.fixture(scope="session")
-def built(project: Project) -> dict[str, BuildResult]:
-    engine = shipyard.engine.find()
+def engine() -> Engine:
+    # Without an engine this raises, so the tests fail: a skipped proof would look like a passed one.
+    found: Engine = shipyard.engine.find()
+    return found
+
+
+@pytest.fixture(scope="session")
+def built(project: Project, engine: Engine) -> dict[str, BuildResult]:
+    given = json.loads(os.environ.get("SHIPYARD_TEST_IMAGES") or "{}")
+    there = {name: _given(engine, name, given[f"{name}-{CUDA}"]) for name in IMAGES if f"{name}-{CUDA}" in given}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_ARCHITECTURES", ARCHITECTURES)
-        results = shipyard.images.build(project, engine, shipyard.images.Request(images=IMAGES, target=CUDA))
-    return {result.name: result for result in results}
+        request = shipyard.images.Request(images=tuple(name for name in IMAGES if name not in there), target=CUDA)
+        made = shipyard.images.build(project, engine, request) if request.images else []
+    return there | {result.name: result for result in made}
+
+
+def _given(engine: Engine, name: str, reference: str) -> BuildResult:
+    digest = shipyard.images.digest(engine, reference)
+    assert digest, f"SHIPYARD_TEST_IMAGES: the engine has no {reference}"
+    size = shipyard.sizes.measure(engine, reference, digest, PLATFORM).total
+    return BuildResult(name, CUDA, PLATFORM, reference, digest, size, "given", "SHIPYARD_TEST_IMAGES", 0.0)
 
 
 @pytest.fixture(scope="session")
-def prod(project: Project) -> dict[str, BuildResult]:
+def prod(project: Project, engine: Engine) -> dict[str, BuildResult]:
     """What they stand on."""
-    results = shipyard.images.build(project, shipyard.engine.find(), shipyard.images.Request(images=IMAGES))
+    results = shipyard.images.build(project, engine, shipyard.images.Request(images=IMAGES))
     return {result.name: result for result in results}
 
 
 @pytest.fixture(scope="session")
-def client() -> Iterator[docker.DockerClient]:
-    found = docker.DockerClient(base_url=shipyard.engine.find().host, timeout=300)
+def client(engine: Engine) -> Iterator[docker.DockerClient]:
+    found = docker.DockerClient(base_url=engine.host, timeout=300)
     yield found
     found.close()
 
