@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import http.client
 import json
-import subprocess
+import socket as sockets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,9 +77,12 @@ def test_nobody_else_may_use_the_socket(api: Gateway) -> None:
     ((_, argv),) = [each for each in servers(api.service.process.pid) if each[0] == pid]
     socket = argv[argv.index("--host") + 1]
     assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
-    url = "http://localhost/v1/chat/completions"
-    told = subprocess.check_output(["curl", "-s", "--unix-socket", socket, url, "-d", "{}"])
-    assert json.loads(told)["error"]["message"] == "Invalid API Key"
+    connection = http.client.HTTPConnection("localhost")
+    with contextlib.closing(connection):
+        connection.sock = sockets.socket(sockets.AF_UNIX)
+        connection.sock.connect(socket)
+        connection.request("POST", "/v1/chat/completions", b"{}")
+        assert connection.getresponse().status == 401
     (key,) = [argv[index + 1] for index, word in enumerate(argv) if word.startswith("--api-key")]
     assert key == "/dev/stdin"
 
