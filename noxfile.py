@@ -49,6 +49,8 @@ def lint(session: nox.Session) -> None:
             session.run("docker", "compose", *files, "config", "--quiet", env=variables, external=True)
     for overlay in ("prod", "prod+granger+monitoring"):
         session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
+    local = {"MODEL_SERVER": "local-llm", "LLM_CALL_API_VARIANT": "cuda", "CLAUDE_PROXY_VARIANT": "cuda"}
+    session.run("invoke", "config", "--overlay", "prod+gpu", silent=True, env=local)
 
 
 @nox.session(tags=["lane1"])
@@ -148,7 +150,7 @@ def isolation(session: nox.Session) -> None:
 @nox.session(tags=["lane3"])
 def local(session: nox.Session) -> None:
     """Local models: the real llama-server with a model of the tests' own; kills, hangs, idle and full, none left at the end."""
-    session.run("pytest", "tests/local", *session.posargs)
+    session.run("pytest", "tests/local", "tests/phases/test_local_llm.py", *session.posargs)
 
 
 @nox.session(tags=["lane1"])
@@ -167,6 +169,17 @@ def doctor(session: nox.Session) -> None:
 def repro(session: nox.Session) -> None:
     """Rebuilds elsewhere give the same digests, and a difference is named."""
     session.run("pytest", "tests/release/test_repro.py", *session.posargs)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """The targets cuda for one GPU architecture, and what holds of them without a GPU. Compiles for longer than 15 minutes
+    where the build cache has nothing of it, so it is not part of the default run.
+    """
+    session.log(
+        "compiles llama.cpp with CUDA, which takes more than 15 minutes where the build cache has nothing of it"
+    )
+    session.run("pytest", "tests/cuda", *session.posargs)
 
 
 @contextmanager

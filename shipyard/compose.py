@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import dotenv
+from shipyard import dotenv, variants
 from shipyard.errors import StackFailed
 from shipyard.models import Project, Selection
 from shipyard.run import run
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 def client(
     project: Project, engine: Engine, selection: Selection, *, extra: bool = True, profiles: tuple[str, ...] = ()
 ) -> DockerClient:
-    """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names."""
+    """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names.
+
+    Raises ConfigError with what is wrong in the settings of variants.
+    """
     settings = dotenv.write(project)
+    variants.check(project, selection, {**settings, **os.environ})
     names = ["compose", selection.overlay, *selection.add_ons]
     if selection.overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
         names.append("login")

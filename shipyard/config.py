@@ -33,7 +33,9 @@ _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _TARGETS = ("prod", "dev", "debug", "local", "cuda")
 _ROOT_KEYS = ("source", "licenses", "base", "image")
 _BASE_KEYS = ("image", "suite")
-_IMAGE_KEYS = ("repository", "title", "context", "dockerfile", "targets", "platforms", "budget")
+_IMAGE_KEYS = ("repository", "title", "context", "dockerfile", "targets", "platforms", "budget", "only", "arguments")
+#: What a variable is called that a build may take: POSIX's names, in capitals as Dockerfiles write them.
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def load(root: Path) -> Project:
@@ -73,6 +75,16 @@ def _toml(root: Path, faults: list[Fault]) -> dict[str, Any] | None:
 
 def _short(problem: Exception) -> str:
     return problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)
+
+
+def budget(table: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes in bytes of a valid table of budgets; what is no size is left out."""
+    found = {target: _SIZE.fullmatch(value) for target, value in table.items() if isinstance(value, str)}
+    return {target: _bytes(match) for target, match in found.items() if match}
+
+
+def _bytes(size: re.Match[str]) -> int:
+    return round(float(size[1]) * _UNITS[size[2]])
 
 
 class _Reader:
@@ -134,6 +146,8 @@ class _Reader:
             targets=targets,
             platforms=self.platforms(table, place),
             budget=self.budget(table, place, targets),
+            only=self.only(table, place, targets),
+            arguments=self.arguments(table, place, targets),
         )
 
     def platforms(self, table: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -152,10 +166,39 @@ class _Reader:
                 self.fault(where, "no such target", perhaps(target, targets))
             match = _SIZE.fullmatch(value) if isinstance(value, str) else None
             if match:
-                sizes[target] = round(float(match[1]) * _UNITS[match[2]])
+                sizes[target] = _bytes(match)
             else:
                 self.fault(where, f"{value!r} is not a size", 'write for example "90MB"')
         return sizes
+
+    def only(self, table: dict[str, Any], place: str, targets: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        found, platforms = self.lists(table, "only", place, targets), table.get("platforms")
+        platforms = platforms if isinstance(platforms, list) else []
+        for target, values in found.items():
+            for value in values:
+                if value not in platforms:
+                    problem = f'"{value}" is not among the platforms of this image'
+                    self.fault(f"{place}only.{target}", problem, perhaps(value, platforms))
+        return found
+
+    def arguments(self, table: dict[str, Any], place: str, targets: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+        found = self.lists(table, "arguments", place, targets)
+        for target, values in found.items():
+            for value in values:
+                if not _VARIABLE.fullmatch(value):
+                    problem = f'"{value}" is not the name of a build argument'
+                    self.fault(f"{place}arguments.{target}", problem, "write for example CUDA_ARCHITECTURES")
+        return found
+
+    def lists(
+        self, table: dict[str, Any], key: str, place: str, targets: tuple[str, ...]
+    ) -> Mapping[str, tuple[str, ...]]:
+        """A table with a list of strings for some targets."""
+        found = self.table(table, key, place, optional=True)
+        for target in found:
+            if target not in targets:
+                self.fault(f"{place}{key}.{target}", "no such target", perhaps(target, targets))
+        return {target: self.strings(found, target, f"{place}{key}.") for target in found}
 
     def choices(self, table: dict[str, Any], key: str, place: str, known: tuple[str, ...]) -> tuple[str, ...]:
         values = self.strings(table, key, place)

@@ -20,8 +20,10 @@ from shipyard.errors import BuildFailed
 from shipyard.layouts import Layout
 
 #: Changes with what is remembered of a layer.
-_FORMAT = "1"
+_FORMAT = "2"
 _STATUS = "var/lib/dpkg/status"
+#: Packages of other suites than the image's own, each set in a file (the place that distroless images use).
+_ASIDE = re.compile(r"var/lib/dpkg/status\.d/[^/]+")
 _RELEASE = "usr/lib/os-release"
 _COPYRIGHT = re.compile(r"usr/share/doc/([^/]+)/copyright")
 #: Distributions of Debian's own packages are below usr/lib and count as those.
@@ -46,6 +48,11 @@ class Contents:
     def status(self) -> str:
         """Debian's list of installed packages; empty when the image has none."""
         return self.files.get(_STATUS, "")
+
+    @property
+    def aside(self) -> list[str]:
+        """Lists of Debian packages that are not of the image's own suite, and depend on one another only."""
+        return [text for path, text in sorted(self.files.items()) if _ASIDE.fullmatch(path)]
 
     @property
     def release(self) -> str:
@@ -185,7 +192,7 @@ def _link(path: str, target: str, layer: _Layer) -> None:
 
 def _wanted(path: str) -> bool:
     named = path in (_STATUS, _RELEASE)
-    return named or any(each.fullmatch(path) for each in (_COPYRIGHT, _METADATA, _LOCAL))
+    return named or any(each.fullmatch(path) for each in (_ASIDE, _COPYRIGHT, _METADATA, _LOCAL))
 
 
 def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, layer: _Layer) -> None:

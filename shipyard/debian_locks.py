@@ -192,7 +192,8 @@ def _stale_lines(project: Project, folder: Path) -> set[str]:
     told = set()
     for file in folder.glob("*/**/*.stale"):
         image = project.images[file.relative_to(folder).parts[0]]
-        path = BUILDER if file.parent.name == "builder" else place(image)
+        other = project.images.get(file.parent.name)  # a folder of its name has what another image's lock holds
+        path = BUILDER if file.parent.name == "builder" else place(other or image)
         told |= {_sentence(path, line) for line in file.read_text().splitlines()}
     return told
 

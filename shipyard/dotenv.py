@@ -44,7 +44,13 @@ def write(project: Project) -> dict[str, str]:
 def parse(text: str) -> dict[str, str]:
     """``KEY=value`` lines; comments and blank lines say nothing. Enough for what is read back here: compose reads it itself."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {_name(key): value.strip().strip("\"'") for key, _, value in pairs}
+    return {_name(key): _value(value) for key, _, value in pairs}
+
+
+def _value(text: str) -> str:
+    """Without quotes, and without a comment that follows, as Compose reads it."""
+    bare = text.strip()
+    return bare[1:].partition(bare[0])[0] if bare[:1] in ("'", '"') else bare.partition(" #")[0].rstrip()
 
 
 def _name(line: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import compose, console, dotenv
+from shipyard import compose, console, dotenv, variants
 from shipyard.engine import api
 from shipyard.errors import EngineFailed, StackFailed
 from shipyard.machine import replace
@@ -33,6 +33,8 @@ STOP = 610.0
 SILENCE = 20.0
 #: Lines of .env that begin so count for the API on the host alone: HOST_UPSTREAM_OPENAI_BASE_URL.
 PREFIX = "HOST_"
+#: The port of a model server, in its container and of one that the host has.
+OLLAMA = 11434
 #: `struct ucred` of <sys/socket.h>: process, user, group.
 _PEER = "3i"
 
@@ -50,7 +52,8 @@ def log(project: Project) -> Path:
 def environment(project: Project, containers: Mapping[str, Any], ports: Mapping[int, int]) -> dict[str, str]:
     """What ``python -m llm_call.api`` needs on the host, from what its container is given.
 
-    ``containers`` is the environment of that service, ``ports`` maps ports in containers to those of 127.0.0.1.
+    ``containers`` is the environment of that service, ``ports`` maps ports in containers to those of 127.0.0.1; without
+    one for Ollama it is the host's own that is asked.
     """
     found = {name: "" if value is None else str(value) for name, value in containers.items()}
     found = {name: value.replace("/run/secrets/", f"{project.root}/secrets/api/") for name, value in found.items()}
@@ -61,7 +64,7 @@ def environment(project: Project, containers: Mapping[str, Any], ports: Mapping[
         "LLM_CALL_SOCKET": str(place(project)),
         "REDIS_URL": f"redis://127.0.0.1:{ports[6379]}/0",
         "UPSTREAM_CLAUDE_PROXY_BASE_URL": f"http://127.0.0.1:{ports[3010]}/v1",
-        "UPSTREAM_OLLAMA_BASE_URL": "http://127.0.0.1:11434/v1",
+        "UPSTREAM_OLLAMA_BASE_URL": f"http://127.0.0.1:{ports.get(OLLAMA, OLLAMA)}/v1",
     }
 
 
@@ -69,8 +72,12 @@ def write(project: Project, engine: Engine, selection: Selection) -> Path:
     """Write .shipyard/host.env for a shell to read. Returns its path."""
     config = compose.config(compose.client(project, engine, selection, profiles=("container",)))
     ports = {int(each["target"]): int(each["published"]) for each in config["services"]["debug-ports"]["ports"]}
+    if "ollama" not in config["services"]:
+        ports.pop(OLLAMA, None)
+    settings = dotenv.write(project)
     found = environment(project, config["services"][SCALED]["environment"], ports)
-    own = {name.removeprefix(PREFIX): value for name, value in dotenv.write(project).items() if name.startswith(PREFIX)}
+    found["LLM_CALL_MODELS_FOLDER"] = str(variants.folder(project, {**settings, **os.environ}))
+    own = {name.removeprefix(PREFIX): value for name, value in settings.items() if name.startswith(PREFIX)}
     lines = [f"{name}={shlex.quote(value)}" for name, value in sorted({**found, **own}.items())]
     path = variables(project)
     replace(path, "# For the API on the host: set -a; . .shipyard/host.env; set +a\n" + "\n".join(lines) + "\n")

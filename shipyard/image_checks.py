@@ -104,7 +104,7 @@ class Check:
         image, found = self.subject.image, [each.platform for each in seen.platforms]
         declared = seen.label(LABEL_PLATFORMS).split(",")
         if image and self.subject.version == self.project.version:
-            declared = list(image.platforms)
+            declared = list(image.platforms_of(self.subject.target))
         for each in declared:
             if each and each not in found:
                 self.find("missing-platform", f"there is no image for {each}", "it was declared when this was built")

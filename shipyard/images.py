@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
 from shipyard.errors import EngineFailed, LockStale, OverBudget
-from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Job, Project
+from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Image, Job, Project
 from shipyard.progress import Progress
 from shipyard.run import watch
 
@@ -72,9 +73,17 @@ def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
         if request.references
         else plans.select(project, request.images, request.target)
     )
-    wanted = plans.platforms([image for image, _ in chosen], request.platform, native(engine))
+    wanted = plans.platforms(chosen, request.platform, native(engine))
     base = bases.remembered(engine, project.base)
-    return [plans.job(project, image, target, wanted, base, request.registry) for image, target in chosen]
+    return [
+        plans.job(project, image, target, wanted, base, request.registry, _arguments(image, target))
+        for image, target in chosen
+    ]
+
+
+def _arguments(image: Image, target: str) -> dict[str, str]:
+    """The build arguments of a target that the environment has a value for."""
+    return {name: value for name in image.arguments.get(target, ()) if (value := os.environ.get(name))}
 
 
 def native(engine: Engine) -> str:
@@ -174,7 +183,7 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
     """Give candidates their references, or none of them when one is over budget: what was there before then stays."""
     import docker
 
-    problems = [problem for job in jobs if (problem := _over_budget(engine, job))]
+    problems = [problem for job in jobs for problem in _problems(engine, job)]
     client = docker.DockerClient(base_url=engine.host)
     try:
         for job in jobs:
@@ -191,17 +200,19 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
         raise OverBudget("\n".join(problems))
 
 
-def _over_budget(engine: Engine, job: Job) -> str:
+def _problems(engine: Engine, job: Job) -> Iterator[str]:
+    """Why an image may not have its name: it is over its budget, or holds a library of CUDA's twice."""
     limit = job.image.budget.get(job.target)
     if limit is None:
-        return ""
+        return
     inventory = sizes.measure(engine, job.candidate, digest(engine, job.candidate), _one_platform(engine, job))
-    if inventory.total <= limit:
-        return ""
-    return (
-        f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
-        f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
-    )
+    if inventory.total > limit:
+        yield (
+            f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
+            f"(docker/images.toml: image.{job.image.name}.budget.{job.target}). Its biggest files:\n{sizes.listing(inventory)}"
+        )
+    if inventory.twice:
+        yield f"{job.reference} has CUDA libraries twice: {', '.join(inventory.twice)}; one copy is enough"
 
 
 def _one_platform(engine: Engine, job: Job) -> str:

@@ -71,6 +71,12 @@ def sources(dockerfile: str, place: str) -> list[str]:
     return [path.removeprefix("./").strip("/") or "." for path in found]
 
 
+def locks(dockerfile: str) -> list[str]:
+    """The ``debian.lock`` of each image that a Dockerfile takes packages from, another's among them; not the builder's."""
+    found = re.findall(r"\bsource=(docker/(?!builder/)[\w-]+/debian\.lock)\b", dockerfile)
+    return list(dict.fromkeys(found))
+
+
 def _copied(rest: str) -> list[str]:
     words = [word for word in rest.split() if not word.startswith("--")]
     if words and words[0].startswith("["):

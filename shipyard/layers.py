@@ -58,6 +58,11 @@ def size(blob: Path) -> int:
     return total
 
 
+def names(blobs: list[Path]) -> list[str]:
+    """The paths of all files of some layers."""
+    return [name for blob in blobs for name, _ in _files(blob)]
+
+
 def biggest(blobs: list[Path], count: int = 10) -> str:
     """The biggest files of some layers, one per line, largest first."""
     found = nlargest(count, (file for blob in blobs for file in _files(blob)), key=lambda file: file[1])

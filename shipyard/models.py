@@ -28,7 +28,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Image:
-    """One image of ``docker/images.toml``. ``budget`` is in bytes, uncompressed, by target."""
+    """One image of ``docker/images.toml``. ``budget`` is in bytes, uncompressed, by target.
+
+    ``only`` has the platforms of targets that cannot be had for all of them; ``arguments`` the variables that a target's
+    build takes from the environment.
+    """
 
     name: str
     repository: str
@@ -38,6 +42,12 @@ class Image:
     targets: tuple[str, ...]
     platforms: tuple[str, ...]
     budget: Mapping[str, int] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def platforms_of(self, target: str) -> tuple[str, ...]:
+        """The platforms that a target is built for."""
+        return self.only.get(target, self.platforms)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Job:
-    """One image, target and set of platforms to be built, with everything that decides its content."""
+    """One image, target and set of platforms to be built, with everything that decides its content.
+
+    ``arguments`` are build arguments of the user's; without one the Dockerfile's own value counts.
+    """
 
     image: Image
     target: str
@@ -84,6 +97,7 @@ class Job:
     reference: str
     files: Mapping[str, str]
     inputs: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -97,9 +97,9 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     if not move.on_host:
         host_api.stop(move.project)  # before the ports go by which it reaches redis and claude-proxy
         _up(move)
-    else:  # Compose would remove these only together with the API's containers
-        there = containers.every(move.engine, move.name)
-        rolling.retire(move.docker, [each for each in there if each.service not in (*move.config["services"], SCALED)])
+    # Compose leaves services alone whose profile is off now; in phase 1 it would remove others with the API's containers only.
+    there = containers.every(move.engine, move.name)
+    rolling.retire(move.docker, [each for each in there if each.service not in (*move.config["services"], SCALED)])
     _settle(move)
 
 

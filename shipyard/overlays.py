@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shipyard import compose, policy
+from shipyard.engine import api
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project, Selection
 from shipyard.names import perhaps
@@ -19,6 +20,8 @@ PHASES = {"host": "phase 1", "hybrid": "phase 2", "prod": "phase 3", "dev": "dev
 ADD_ONS = ("gpu", "granger", "monitoring")
 #: Services that --scale may multiply, and the most instances that a balancer looks for (docker/balancer/haproxy.cfg).
 SCALED, MOST = "llm-call-api", 16
+#: The variable that says how many processors a service may use, where there is one.
+PROCESSORS = {"llm-call-api": "LLM_CALL_API_CPUS", "ollama": "OLLAMA_CPUS"}
 
 
 def select(overlay: str, add_ons: Iterable[str] = (), scale: Iterable[str] = ()) -> Selection:
@@ -73,6 +76,21 @@ def check(project: Project, engine: Engine, selection: Selection) -> None:
     found = policy.faults(effective(project, engine, selection), project.root)
     if found:
         raise ConfigError(found)
+
+
+def beyond(engine: Engine, config: Mapping[str, Any]) -> list[Fault]:
+    """Services that may use more processors than there are, which the engine refuses one at a time and too late."""
+    there = int((api.get(engine.host, "/info") or {}).get("NCPU") or 0)
+    return [
+        Fault(f"services.{name}.cpus", f"{service['cpus']} are more than the engine has", _fewer(name, there))
+        for name, service in sorted(config["services"].items())
+        if there and float(service.get("cpus") or 0) > there
+    ]
+
+
+def _fewer(service: str, there: int) -> str:
+    variable = PROCESSORS.get(service)
+    return f"write {variable}={there} into .env" if variable else f"give it {there} at most"
 
 
 def unreadable(project: Project) -> list[Fault]:

@@ -149,7 +149,7 @@ def _references(world: World) -> list[dict[str, str]]:
         found.append(
             {
                 "image": f"{image.name}-{target}",
-                "platforms": " ".join(image.platforms),
+                "platforms": " ".join(image.platforms_of(target)),
                 "reference": f"{world.repository(image)}:{tags.tag(world.version, target)}",
                 "moves": " ".join(names[1:]) + note,
             }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from shipyard import inputs, tags
 from shipyard.errors import UnknownName
 from shipyard.models import Base, Image, Job, Project
 from shipyard.names import perhaps
+
+#: The end of the names of build arguments that say how many things are done at once: they change no byte.
+_JOBS = "_BUILD_JOBS"
 
 
 def unknown(project: Project, names: Iterable[str]) -> list[str]:
@@ -53,11 +56,10 @@ def named(project: Project, references: Iterable[str]) -> list[tuple[Image, str]
     ]
 
 
-def platforms(images: Sequence[Image], wanted: str, native: str) -> tuple[str, ...]:
+def platforms(chosen: Sequence[tuple[Image, str]], wanted: str, native: str) -> tuple[str, ...]:
     """``wanted`` is a comma-separated list, ``all``, or empty for the engine's own platform. Raises UnknownName."""
-    common = (
-        [each for each in images[0].platforms if all(each in image.platforms for image in images)] if images else []
-    )
+    declared = [image.platforms_of(target) for image, target in chosen]
+    common = [each for each in declared[0] if all(each in every for every in declared)] if declared else []
     if wanted == "all":
         return tuple(common)
     asked = [part.strip() for part in wanted.split(",") if part.strip()] or [native]
@@ -73,9 +75,18 @@ def platforms(images: Sequence[Image], wanted: str, native: str) -> tuple[str, .
 
 
 def job(
-    project: Project, image: Image, target: str, wanted: tuple[str, ...], base: Base | None, registry: str = ""
+    project: Project,
+    image: Image,
+    target: str,
+    wanted: tuple[str, ...],
+    base: Base | None,
+    registry: str = "",
+    arguments: Mapping[str, str] | None = None,
 ) -> Job:
-    """One job with its input hash. Platforms are not part of it: an image may hold more of them than were asked for."""
+    """One job with its input hash. Platforms are not part of it: an image may hold more of them than were asked for.
+
+    ``arguments`` are build arguments; each counts, but for how many things are done at once.
+    """
     files = inputs.digests(project.root, image.context, image.dockerfile)
     settings = {
         "version": project.version,
@@ -84,6 +95,7 @@ def job(
         "title": image.title,
         "target": target,
         "base": base.digest if base else "",
+        **{name: value for name, value in (arguments or {}).items() if not name.endswith(_JOBS)},
     }
     reference = tags.reference(image.repository, project.version, target, registry)
-    return Job(image, target, wanted, reference, files, inputs.combine(files, settings))
+    return Job(image, target, wanted, reference, files, inputs.combine(files, settings), arguments or {})

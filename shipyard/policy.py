@@ -75,8 +75,7 @@ def _service(name: str, service: Mapping[str, Any], root: Path | None) -> Iterat
     for key, problem in rules.FORBIDDEN.items():
         if service.get(key):
             yield key, problem, "leave it out"
-    if _reserved(service) and name != rules.ACCELERATED:
-        yield "deploy.resources.reservations.devices", "reaches devices of the host", f"only {rules.ACCELERATED} may"
+    yield from _devices(name, service)
     yield from _bounds(service)
     if service.get("restart", "no") == "no":
         yield "restart", "it stays down after a crash", "restart: always"
@@ -104,12 +103,21 @@ def _ports(name: str, ports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str,
         yield "ports", "an internal port is published", f"leave ports to {rules.PUBLISHED}"
 
 
-def _reserved(service: Mapping[str, Any]) -> Any:
-    """Devices that ``deploy`` asks for."""
+def _devices(name: str, service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What ``deploy`` asks for: GPUs, and only for those whose image can use one."""
     found: Any = service
     for key in ("deploy", "resources", "reservations", "devices"):
         found = (found or {}).get(key)
-    return found
+    place = "deploy.resources.reservations.devices"
+    end = rules.ACCELERATED.get(name)
+    if found and (end is None or not str(service.get("image", "")).partition("@")[0].endswith(end)):
+        may = ", ".join(f"{each} ({end})" if end else each for each, end in sorted(rules.ACCELERATED.items()))
+        yield place, "reaches devices of the host", f"only these may, with such an image: {may}"
+    elif any(
+        each.get("driver") != rules.DEVICE or rules.CAPABILITY not in (each.get("capabilities") or ())
+        for each in found or ()
+    ):
+        yield place, "asks for another device than a GPU", f"driver: {rules.DEVICE}, capabilities: [{rules.CAPABILITY}]"
 
 
 def _bounds(service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -17,6 +17,8 @@ SECRETS: Mapping[str, str] = {
 }
 #: The one file from elsewhere on the host, EGRESS_CA_BUNDLE: who may mount it, and where.
 BUNDLE = ("egress", "/run/egress_ca")
+#: The one folder from elsewhere, MODELS_FOLDER: who may mount it, and where.
+MODELS, MODELS_TARGET = ("llm-call-api", "ollama"), "/models"
 #: Sockets of engines by name, and the folders where engines put them.
 SOCKETS = ("docker.sock", "containerd.sock", "podman.sock")
 SOCKET_FOLDERS = ("/run", "/var/run")
@@ -61,4 +63,5 @@ def _foreign(service: str, source: PurePath, target: str, root: Path) -> str:
     if checkout in source.parents or source == PurePath("/dev/null"):
         return ""
     bundle = (service, target) == BUNDLE and not Path(source).is_dir()
-    return "" if bundle else "it lies outside the checkout"
+    models = service in MODELS and target == MODELS_TARGET and not Path(source).is_file()
+    return "" if bundle or models else "it lies outside the checkout"

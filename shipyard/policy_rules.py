@@ -10,8 +10,10 @@ from typing import Any
 PUBLISHED, ENTRANCE = "balancer", 8001
 #: What a person looks at in a browser may be published besides, on this machine's own addresses.
 LOCAL, LOOPBACK = "prometheus", ("127.0.0.1", "::1")
-#: The service that --gpu gives a device.
-ACCELERATED = "ollama"
+#: The services that --gpu gives a device, by the end that their image's name must have for it.
+ACCELERATED: Mapping[str, str] = {"ollama": "", "llm-call-api": "-cuda", "claude-proxy": "-cuda"}
+#: What it is: an NVIDIA GPU, and nothing else that a driver of the engine has to give.
+DEVICE, CAPABILITY = "nvidia", "gpu"
 #: Networks that have neither a way out nor one to the host.
 CLOSED = ("agent", "data")
 #: The network of other projects: the only one that is not made by this stack.

@@ -36,7 +36,9 @@ def _image(name: str, table: Mapping[str, Any]) -> Image:
         str(table[key]) for key in ("repository", "context", "dockerfile", "title")
     )
     targets, platforms = tuple(table["targets"]), tuple(table["platforms"])
-    return Image(name, repository, context, dockerfile, title, targets, platforms)
+    only = {target: tuple(values) for target, values in table.get("only", {}).items()}
+    budget = config.budget(table.get("budget", {}))
+    return Image(name, repository, context, dockerfile, title, targets, platforms, budget, only)
 
 
 def tested(project: Project, version: str, key: str, repository: str) -> str:
@@ -49,6 +51,22 @@ def tested(project: Project, version: str, key: str, repository: str) -> str:
     facts = Journal(_folder(project) / f"{version}.jsonl").facts("test") or {}
     digests = facts.get("digests")
     return str(digests.get(key, "")) if isinstance(digests, dict) else ""
+
+
+def sizes(project: Project) -> tuple[str, Mapping[str, Mapping[str, int]]]:
+    """The release before this version: its own version, and compressed bytes by image (``api-prod``) and platform.
+
+    By dist/release.json, which is the last release's: of this version itself it names the one before. Empty without any.
+    """
+    document = _document(project.root / "dist/release.json")
+    if document.get("version") == project.version:
+        document = document.get("previous") or {}
+        return str(document.get("version", "")), document.get("sizes") or {}
+    found = {
+        image["key"]: {each["platform"]: each["size"] for each in image["platforms"]}
+        for image in document.get("images") or ()
+    }
+    return str(document.get("version", "")), found
 
 
 def promoted(project: Project, key: str, repository: str, tag: str) -> str:

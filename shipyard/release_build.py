@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, layers, machine, plans
+from shipyard import bases, console, debian_locks, failures, host, inputs, layers, linking, machine, plans
 from shipyard.artifacts import RELEASED, Artifact, Commit, Part
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
@@ -36,7 +36,7 @@ def jobs(project: Project, registry: str = "", names: Sequence[str] = ()) -> lis
     if unknown := plans.unknown(project, names):
         raise UnknownName("\n".join(unknown))
     return [
-        plans.job(project, image, target, image.platforms, None, registry)
+        plans.job(project, image, target, image.platforms_of(target), None, registry)
         for image in project.images.values()
         for target in image.targets
         if target in RELEASED and (not names or image.name in names)
@@ -66,6 +66,7 @@ def build(
         with lock("building images", home() / "build.lock"):
             base = bases.ensure(engine, project.base)
             console.step("building " + ", ".join(f"{job.key} ({', '.join(job.platforms)})" for job in missing))
+            _warn_of_compiling(missing)
             scratch = out / _SCRATCH
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
@@ -79,6 +80,16 @@ def build(
         if job not in missing:
             console.skip(f"{job.key}: built before from the same inputs")
     return tuple(artifact(job, out) for job in wanted)
+
+
+def _warn_of_compiling(missing: Iterable[Job]) -> None:
+    """A target that takes build arguments is compiled here: with the Dockerfile's own values, which may take hours."""
+    for job in missing:
+        if job.image.arguments.get(job.target):
+            console.warn(
+                f"{job.key} is compiled with the values of {job.image.dockerfile}, all architectures of GPUs among them; "
+                "where the build cache has nothing of it, that takes hours (docs/gpu.md says how long)"
+            )
 
 
 def artifact(job: Job, out: Path) -> Artifact:
@@ -190,6 +201,8 @@ def _hold_to_budgets(engine: Engine, wanted: Iterable[Job], scratch: Path) -> No
             continue
         layout = Layout(scratch / job.key)
         blobs = [layout.blob(layer) for layer in _own(engine, layout.parts()).layers]
+        if twice := linking.twice(layers.names(blobs)) if job.target == "cuda" else []:
+            problems.append(f"{job.key} has CUDA libraries twice: {', '.join(twice)}; one copy is enough")
         if (total := sum(map(layers.size, blobs))) > limit:
             problems.append(
                 f"{job.key} is {console.megabytes(total)}, over its budget of {console.megabytes(limit)} "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from shipyard import bill, components, console, contents, licenses, machine, plans, source, tags
+from shipyard import bill, components, console, contents, inputs, licenses, machine, plans, source, tags
 from shipyard.artifacts import RELEASED, Artifact, Commit, Component, Part
 from shipyard.components import Found
 from shipyard.errors import BuildFailed, UnknownName
@@ -67,17 +67,21 @@ def make(root: Path, artifact: Artifact, part: Part, commit: Commit, kept: Path 
     ``kept`` is a folder that remembers what is in layers.
     """
     layout, folder = Layout(artifact.layout), f"docker/{artifact.name}"
-    locked = source.text(root, commit.revision, f"{folder}/debian.lock") or ""
+    dockerfile = source.text(root, commit.revision, f"{folder}/Dockerfile") or ""
+    locks = dict.fromkeys([f"{folder}/debian.lock", *inputs.locks(dockerfile)])
+    locked = "".join(source.text(root, commit.revision, each) or "" for each in locks)
     npm = source.text(root, commit.revision, f"{folder}/package-lock.json") or ""
     found = installed(contents.read(layout, part, kept), bill.architecture(part), locked, npm)
     return bill.document(artifact, part, commit, _labels(layout, part), found, serial(part.digest))
 
 
 def installed(inside: contents.Contents, architecture: str, locked: str, npm: str) -> list[Found]:
-    """Everything in an image. ``locked`` is its ``debian.lock``, ``npm`` its ``package-lock.json``; empty when it has none."""
+    """Everything in an image. ``locked`` are its ``debian.lock``s, ``npm`` its ``package-lock.json``; empty when it has none."""
     words = (line.split() for line in locked.splitlines())
     hashes = {(each[1], each[2]): each[3] for each in words if len(each) == 4 and each[0] == architecture}
     debian = components.debian(inside.status, inside.release, inside.copyright, hashes)
+    for status in inside.aside:  # of another suite than os-release tells, so of none
+        debian += components.debian(status, "", inside.copyright, hashes)
     minimal = (each.component for each in debian if re.fullmatch(r"python3\.\d+-minimal", each.component.name))
     version = next((re.split(r"[-+~]", each.version or "")[0] for each in minimal), "3")
     python = components.python(inside.metadata, architecture, version)

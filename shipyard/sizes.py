@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import IO, Any, cast
 
-from shipyard import console, machine
+from shipyard import console, linking, machine
 from shipyard.engine.types import Engine
 from shipyard.errors import EngineFailed
 
@@ -17,10 +17,11 @@ _KEPT = 200  # sizes of the newest images; an entry is about 100 bytes
 
 @dataclass(frozen=True)
 class Inventory:
-    """The files of an image. ``total`` and the sizes of ``biggest`` are in bytes."""
+    """The files of an image. ``total`` and the sizes of ``biggest`` are in bytes; ``twice`` are CUDA libraries there twice."""
 
     total: int
     biggest: tuple[tuple[str, int], ...]
+    twice: tuple[str, ...] = ()
 
 
 def known(digest: str) -> int | None:
@@ -52,7 +53,8 @@ def measure(engine: Engine, reference: str, digest: str, platform: str, biggest:
     total = sum(size for _, size in files)
     entries = {**machine.read(_STATE), digest: total}
     machine.write(_STATE, dict(list(entries.items())[-_KEPT:]))
-    return Inventory(total, tuple(nlargest(biggest, files, key=lambda item: item[1])))
+    largest = tuple(nlargest(biggest, files, key=lambda item: item[1]))
+    return Inventory(total, largest, tuple(linking.twice(name for name, _ in files)))
 
 
 def listing(inventory: Inventory) -> str:

@@ -23,6 +23,7 @@ from shipyard import (
     rotation,
     secrets,
     secrets_check,
+    variants,
 )
 from shipyard.engine import lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
@@ -39,6 +40,7 @@ _VARIABLES = {
     ("debug-ports", 5678): "LLM_CALL_DEBUGGER_PORT",
     ("debug-ports", 3010): "CLAUDE_PROXY_PORT",
     ("debug-ports", 6379): "REDIS_PORT",
+    ("debug-ports", 11434): "OLLAMA_PORT",
     ("prometheus", 9090): "PROMETHEUS_PORT",
 }
 
@@ -69,11 +71,17 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     (project.state / "api").mkdir(parents=True, exist_ok=True)
     for folder in (project.state, project.state / "api"):
         folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
+    settings = {**dotenv.write(project), **os.environ}
+    for note in variants.notes(selection, settings):
+        console.warn(note)
     overlays.check(project, engine, selection)
+    variants.prepare(project, selection, settings)
     if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
         console.warn(f"SHIPYARD_COMPOSE_EXTRA adds {more}, which no policy judges")
     docker = compose.client(project, engine, selection)
     config = compose.config(docker)
+    if faults := overlays.beyond(engine, config):
+        raise ConfigError(faults)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
     images.build(project, engine, images.Request(references=ours))
     with lock(f"starting {selection}", project.state / "lock"):

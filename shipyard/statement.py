@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from shipyard import machine, provenance, source
+from shipyard import inputs, machine, provenance, source
 from shipyard.artifacts import Artifact
 from shipyard.models import Image
 from shipyard.provenance import Build, Resource
@@ -77,7 +77,8 @@ def _locked(world: World, image: Image) -> Iterator[Resource]:
     folder = str(PurePosixPath(image.dockerfile).parent)
     dockerfile = source.text(world.root, world.commit.revision, image.dockerfile) or ""
     python = sorted(set(re.findall(r"requirements/[\w.-]+\.txt", dockerfile)))
-    readers = {f"{folder}/debian.lock": provenance.debs, f"{folder}/package-lock.json": provenance.npm}
+    debian = [f"{folder}/debian.lock", *inputs.locks(dockerfile)]
+    readers = dict.fromkeys(debian, provenance.debs) | {f"{folder}/package-lock.json": provenance.npm}
     readers |= dict.fromkeys(python, provenance.wheels)
     for name, read in readers.items():
         if (text := source.text(world.root, world.commit.revision, name)) is not None:

@@ -57,7 +57,7 @@ def document(
     targets = {}
     for job in jobs:
         targets[job.key] = {
-            **_source(project, job.image, base, epoch, secrets or {}, debian_lock),
+            **_source(project, job.image, base, epoch, secrets or {}, debian_lock, job.arguments),
             "target": job.target,
             "platforms": list(job.platforms),
             "tags": [] if layouts else [job.candidate],
@@ -82,7 +82,7 @@ def locks_document(
     """The bake file that writes what apt took for each image, on all its platforms, below ``folder/<image>``."""
     targets = {
         image.name: {
-            **_source(project, image, base, epoch, secrets, debian_lock),
+            **_source(project, image, base, epoch, secrets, debian_lock, {}),
             "target": LOCK_STAGE,
             "platforms": list(image.platforms),
             "output": [_folder("local", folder / image.name) + ",platform-split=true"],
@@ -93,13 +93,19 @@ def locks_document(
 
 
 def _source(
-    project: Project, image: Image, base: Base, epoch: int, secrets: Mapping[str, Path], debian_lock: str
+    project: Project,
+    image: Image,
+    base: Base,
+    epoch: int,
+    secrets: Mapping[str, Path],
+    debian_lock: str,
+    arguments: Mapping[str, str],
 ) -> dict[str, Any]:
     """What is the same for every target of an image."""
     return {
         "context": image.context,
         "dockerfile": image.dockerfile,
-        "args": {"SOURCE_DATE_EPOCH": str(epoch), "DEBIAN_LOCK": debian_lock},
+        "args": {"SOURCE_DATE_EPOCH": str(epoch), "DEBIAN_LOCK": debian_lock, **arguments},
         "contexts": {project.base.image: f"docker-image://{base.reference}"},
         "secret": [f"id={name},src={path}" for name, path in secrets.items()],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shipyard import bases, console, release_build, tags
+from shipyard import bases, console, growth, release_build, tags
 from shipyard.artifacts import Artifact
 from shipyard.engine import api
 from shipyard.errors import BuildFailed
@@ -43,12 +43,16 @@ def _run(world: World) -> Mapping[str, Any]:
     for artifact in world.artifacts:
         sizes = ", ".join(f"{part.platform} {console.megabytes(part.size)}" for part in artifact.parts)
         console.info(f"{artifact.key}  {artifact.digest[:19]}  {sizes}")
+    grown = growth.told(world.project, world.artifacts)
+    for line in grown:
+        console.warn(line)
     base = bases.remembered(world.engine, world.project.base)
     return {
         "digests": world.digests,
         "commit": world.commit.revision,
         "base": {"reference": base.reference, "digest": base.digest} if base else None,
         "versions": _versions(world),
+        "grown": grown,
     }
 
 

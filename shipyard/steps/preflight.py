@@ -19,6 +19,8 @@ from shipyard.published import Reader
 from shipyard.run import run
 from shipyard.world import Step, World
 
+#: What the targets with CUDA need beside LEAST: their layouts and those of the rebuild, compressed, and the compiler's files.
+CUDA = 6 * 10**9
 _REVISION = "org.opencontainers.image.revision"
 #: Steps that read or write images in the engine, steps that write to the registry, steps that sign.
 _ENGINE = ("build", "test", "repro")
@@ -121,7 +123,7 @@ def _signing(world: World) -> Iterator[str]:
 def _disk(world: World) -> Iterator[str]:
     if not _needs(world, _ENGINE):
         return
-    needed = max(LEAST, 2 * _largest(world))
+    needed = max(LEAST + CUDA * any(target == "cuda" for _, target in world.images), 2 * _largest(world))
     for folder in dict.fromkeys((world.root, home())):
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         if free < needed:

@@ -33,7 +33,8 @@ def _run(world: World) -> Mapping[str, Any]:
     results, untested = {native: _pytest(world, given, native)}, []
     for platform in foreign:
         if emulated(platform):
-            given = {each.key: loading.load(world.engine, each, platform) for each in world.artifacts}
+            there = [each for each in world.artifacts if platform in {part.platform for part in each.parts}]
+            given = {each.key: loading.load(world.engine, each, platform) for each in there}
             results[platform] = _pytest(world, given, platform)
         else:
             untested.append(platform)

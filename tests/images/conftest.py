@@ -19,11 +19,11 @@ import shipyard
 from shipyard import images, plans, sizes
 from shipyard.engine import Engine
 from shipyard.models import BuildResult, Project
-from tests.support.images import EMULATED
+from tests.support.images import CUDA, EMULATED, given_cuda
 from tests.support.stack import ROOT
 
 #: What the tests look at; each target is one bake request over the images that have it.
-TARGETS = ("prod", "debug", "dev")
+TARGETS = ("prod", "debug", "dev", "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,7 +98,7 @@ def _instead(
 def built(project: Project, engine: object) -> dict[tuple[str, str], BuildResult]:
     results = [
         result
-        for target in TARGETS
+        for target in (*TARGETS, *([CUDA] if given_cuda() else []))
         for result in shipyard.images.build(project, engine, shipyard.images.Request(target=target))
     ]
     return {(result.name, result.target): result for result in results}

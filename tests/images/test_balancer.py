@@ -433,7 +433,7 @@ def test_an_api_on_the_host_is_found_by_its_socket(
             found.await_count(1)  # the folder is mounted, not the socket: a new one counts
 
 
-DEBUG_PORTS = {"claude-proxy": 3010, "redis": 6379, "api-debugger": 5678}
+DEBUG_PORTS = {"claude-proxy": 3010, "redis": 6379, "api-debugger": 5678, "ollama": 11434}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import secrets
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import docker
+from shipyard import sbom
+from shipyard.contents import Contents
 from shipyard.sizes import Stream
 from tests.support.service import wait_until
 
@@ -33,6 +36,15 @@ EMULATED = os.environ.get("SHIPYARD_TEST_PLATFORM", "").rpartition("/")[2] not i
 #: How much longer everything may take there: Python starts eight to twelve times as slowly under qemu-user.
 SLOWER = 15 if EMULATED else 1
 _SECOND = 1_000_000_000
+#: A target that is compiled for longer than all tests take: looked at where it is given, as by a release, and by the session
+#: cuda.
+CUDA = "cuda"
+
+
+def given_cuda() -> list[str]:
+    """The images of which a target cuda is given (``SHIPYARD_TEST_IMAGES``, see tests/images/conftest.py)."""
+    given = json.loads(os.environ.get("SHIPYARD_TEST_IMAGES") or "{}")
+    return [key.removesuffix(f"-{CUDA}") for key in given if key.endswith(f"-{CUDA}")]
 
 
 @contextmanager
@@ -75,6 +87,38 @@ def members(client: docker.DockerClient, image: str, platform: str) -> Iterator[
                 yield member, handle.read(64) if handle else b""
     finally:
         client.api.remove_container(container["Id"], force=True)
+
+
+def unpacked(client: docker.DockerClient, image: str, platform: str, folder: Path) -> Path:
+    """An image's root file system in a folder, without owners and devices; the image need not be runnable."""
+    container = client.api.create_container(image, command=["none"], platform=platform)
+    try:
+        stream = Stream(client.api.export(container["Id"]))
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
+            archive.extractall(folder, filter=_plain)
+    finally:
+        client.api.remove_container(container["Id"], force=True)
+    return folder
+
+
+def listed(root: Path, architecture: str) -> dict[str, list[str]]:
+    """What a bill of materials lists of an unpacked image: ``name version`` with its licences."""
+    patterns = ("var/lib/dpkg/status", "var/lib/dpkg/status.d/*", "usr/lib/os-release", "usr/share/doc/*/copyright")
+    paths = [path for each in (*patterns, "**/*.dist-info/METADATA") for path in root.glob(each) if path.is_file()]
+    files = {path.relative_to(root).as_posix(): path.read_text() for path in paths}
+    found = [each.component for each in sbom.installed(Contents(files), architecture, "", "")]
+    return {f"{each.name} {each.version}": sorted(map(_licence, each.licenses)) for each in found}
+
+
+def _licence(stated: Any) -> str:
+    return str(stated.value if hasattr(stated, "value") else stated.id or stated.name)
+
+
+def _plain(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo | None:
+    """Without the mode, so that folders stay writable; links stay as they are, even to where nothing is."""
+    if member.isdev():
+        return None
+    return member.replace(mode=None, uid=None, gid=None, uname=None, gname=None, deep=False)
 
 
 def api_keys(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ DOUBLES = "tests/support/doubles.yaml"
 VERSION = f"0.0.{os.environ.get('SHIPYARD_TEST_LANE', '0')}"
 #: What a copy of the tree leaves out: state of this checkout, and what every run makes again.
 _LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv*", ".env", ".shipyard", "secrets", "dist", ".nox", "__pycache__", ".*_cache"
+    ".git", ".venv*", ".env", ".shipyard", "secrets", "models", "dist", ".nox", "__pycache__", ".*_cache"
 )
 _PORTS = (
     "LLM_CALL_API_PORT",
@@ -31,6 +31,7 @@ _PORTS = (
     "CLAUDE_PROXY_PORT",
     "REDIS_PORT",
     "PROMETHEUS_PORT",
+    "OLLAMA_PORT",
     "OPENAI_DOUBLE_PORT",
     "LLAMA_DOUBLE_PORT",
 )

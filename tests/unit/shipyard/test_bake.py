@@ -100,6 +100,13 @@ def test_a_release_s_layouts(project: Project, job: Job) -> None:
     assert document["target"] == {"api-prod": target(job, **changes)}
 
 
+def test_build_arguments_of_the_user_s(project: Project, job: Job) -> None:
+    cuda = replace(job, arguments={"CUDA_ARCHITECTURES": "80;90"})
+    document = json.loads(bake.document(project, [cuda], BASE, revision="abc123", epoch=EPOCH))
+    args = {"SOURCE_DATE_EPOCH": "1767225600", "DEBIAN_LOCK": "prefer", "CUDA_ARCHITECTURES": "80;90"}
+    assert document["target"] == {"api-prod": target(job, args=args)}
+
+
 def test_what_locks_are_written_from(project: Project) -> None:
     folder, secrets = Path("/srv/locks"), {"ca": Path("/etc/ca.crt")}
     document = json.loads(

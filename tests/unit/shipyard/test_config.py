@@ -36,7 +36,8 @@ def test_a_valid_checkout_is_read_into_one_project(checkout: Path, project: Proj
 def test_this_repository_is_valid() -> None:
     root = Path(__file__).parents[3]
     loaded = config.load(root)
-    assert set(loaded.images) == {"api", "claude-proxy", "redis", "egress", "balancer", "prometheus", "redis-exporter"}
+    assert loaded.images["api"].platforms_of("cuda") == ("linux/amd64",)
+    assert loaded.images["api"].platforms_of("local") == ("linux/amd64", "linux/arm64")
     assert {image.name: image.budget["prod"] for image in loaded.images.values()} == {
         "api": 90_000_000,
         "claude-proxy": 400_000_000,
@@ -45,6 +46,7 @@ def test_this_repository_is_valid() -> None:
         "balancer": 40_000_000,
         "prometheus": 117_000_000,
         "redis-exporter": 19_000_000,
+        "local-llm": 80_000_000,
     }
 
 
@@ -116,7 +118,8 @@ SINGLE = {
     "an unknown key that is near nothing": (
         "title ",
         "zzz = 1\ntitle ",
-        "image.api.zzz: unknown key; known: budget, context, dockerfile, platforms, repository, targets, title",
+        "image.api.zzz: unknown key; known: arguments, budget, context, dockerfile, only, platforms, repository, "
+        "targets, title",
     ),
     "a number where text is wanted": (
         '"The API"',
@@ -197,6 +200,21 @@ SINGLE = {
         '{ prod = "90MB", debug = "1.2 GB" }',
         '"90MB"',
         "image.api.budget: must be a table",
+    ),
+    "a platform of a target that is not one of the image's": (
+        "budget     = {",
+        'only = { prod = ["linux/arm"] }\nbudget     = {',
+        'image.api.only.prod: "linux/arm" is not among the platforms of this image; perhaps you meant "linux/arm64"',
+    ),
+    "platforms for a target that the image lacks": (
+        "budget     = {",
+        'only = { cuda = ["linux/amd64"] }\nbudget     = {',
+        "image.api.only.cuda: no such target; known: debug, dev, prod",
+    ),
+    "a build argument that no Dockerfile can have": (
+        "budget     = {",
+        'arguments = { prod = ["jobs"] }\nbudget     = {',
+        'image.api.arguments.prod: "jobs" is not the name of a build argument; write for example CUDA_ARCHITECTURES',
     ),
     "a name that is not lower case": (
         "[image.redis]",

@@ -41,6 +41,17 @@ def test_another_file_of_the_same_version_is_a_change() -> None:
     assert debian_locks.changes(one, other) == [Change("haproxy", ("amd64",), "1", "1")]
 
 
+def test_what_another_image_s_lock_holds_is_told_under_that_lock(project: Project, tmp_path: Path) -> None:
+    """A stage that takes packages by another image's lock hands them out in a folder of that image's name."""
+    for place in ("api/linux_amd64", "api/linux_amd64/redis", "api/linux_amd64/builder"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "amd64-1.stale").write_text("gone amd64 libc6 1 2\n")
+    assert debian_locks._stale_lines(project, tmp_path) == {
+        f"docker/{folder}/debian.lock: libc6 1 for amd64 can no longer be had; there is 2 now"
+        for folder in ("api", "redis", "builder")
+    }
+
+
 def test_lines_that_are_no_lock_s_are_all_named(project: Project) -> None:
     path = debian_locks.place(project.images["api"])
     assert (path, debian_locks.read(project, path)) == ("docker/api/debian.lock", ())

@@ -83,11 +83,19 @@ def test_a_private_file_stays_private(project: Project) -> None:
 
 
 def test_parse() -> None:
-    assert dotenv.parse("# A=1\n\nB = 2 \n  # C=3\nD=\"4\"\nE='5'\nnothing\nF=a=b\n") == {
+    assert dotenv.parse(
+        "# A=1\n\nB = 2 \n  # C=3\nD=\"4\"\nE='5'\nnothing\nF=a=b\nG=x # y\nH='x # y'\nI=x#y\nJ= # y\nK=\"x y\" # z\nL='it"
+    ) == {
         "B": "2",
         "D": "4",
         "E": "5",
         "F": "a=b",
+        "G": "x",
+        "H": "x # y",
+        "I": "x#y",
+        "J": "# y",
+        "K": "x y",
+        "L": "it",
     }
 
 

@@ -25,3 +25,6 @@ def test_places_of_the_container_become_places_of_the_host(tmp_path: Path) -> No
     assert found["ENABLE_RL_ROUTING"] == "true"
     assert found["LLM_CALL_SOCKET"] == f"{tmp_path}/.shipyard/api/api.sock"
     assert found["PYTHONPATH"] == f"{tmp_path}/src"
+    assert found["UPSTREAM_OLLAMA_BASE_URL"] == "http://127.0.0.1:11434/v1"  # the host's own
+    found = host_api.environment(project, given, {6379: 16379, 3010: 13010, 11434: 21434})
+    assert found["UPSTREAM_OLLAMA_BASE_URL"] == "http://127.0.0.1:21434/v1"

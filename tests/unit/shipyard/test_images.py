@@ -231,6 +231,35 @@ def test_an_image_over_its_budget_is_never_named(
     assert api.images == {"llm-call-api:1.2.3": earlier}
 
 
+def test_an_image_with_a_cuda_library_twice_is_never_named(
+    builder: list[str], api: Api, engine: Engine, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sizes.Inventory(5_000_000, (), ("a/libcudart.so.13", "b/libcudart.so.13"))
+    monkeypatch.setattr(sizes, "measure", lambda *_: found)
+    with pytest.raises(OverBudget) as raised:
+        images.build(project, engine, Request())
+    assert str(raised.value) == (
+        "llm-call-api:1.2.3 has CUDA libraries twice: a/libcudart.so.13, b/libcudart.so.13; one copy is enough"
+    )
+    assert api.images == {}
+
+
+def test_build_arguments_come_from_the_environment_for_the_target_that_takes_them(
+    engine: Engine, project: Project, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "remembered", lambda engine, base: BASE)
+    takes = replace(project.images["api"], arguments={"debug": ("CUDA_ARCHITECTURES", "CUDA_BUILD_JOBS")})
+    mine = replace(project, images={"api": takes})
+    monkeypatch.setenv("CUDA_ARCHITECTURES", "90")
+    monkeypatch.setenv("CUDA_BUILD_JOBS", "")
+    (debug,) = images.plan(mine, engine, Request(target="debug"))
+    (prod,) = images.plan(mine, engine, Request())
+    assert (debug.arguments, prod.arguments) == ({"CUDA_ARCHITECTURES": "90"}, {})
+    monkeypatch.delenv("CUDA_ARCHITECTURES")
+    assert images.plan(mine, engine, Request(target="debug"))[0].inputs != debug.inputs
+    assert images.plan(mine, engine, Request())[0].inputs == prod.inputs
+
+
 # --- failures ---
 
 

@@ -262,6 +262,16 @@ def test_the_target_of_a_link_that_is_copied_by_its_own_name_counts(checkout: Pa
 # --- the hash ---
 
 
+def test_the_locks_that_a_dockerfile_takes_packages_from() -> None:
+    text = """
+RUN --mount=type=bind,source=docker/builder/debian.lock,target=/locks/debian.lock true
+RUN --mount=type=bind,source=docker/api/debian.lock,target=/locks/debian.lock true
+RUN --mount=type=bind,source=docker/local-llm/debian.lock,target=/locks/debian.lock true
+RUN --mount=type=bind,source=docker/api/debian.lock,target=/locks/debian.lock true
+"""
+    assert inputs.locks(text) == ["docker/api/debian.lock", "docker/local-llm/debian.lock"]
+
+
 def test_the_hash_depends_on_content_not_on_order() -> None:
     one = inputs.combine({"a": "1", "b": "2"}, {"version": "1", "target": "prod"})
     assert one == inputs.combine({"b": "2", "a": "1"}, {"target": "prod", "version": "1"})

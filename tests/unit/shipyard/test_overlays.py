@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shipyard import overlays
+from shipyard.engine import Engine, api
 from shipyard.errors import UnknownName
 from shipyard.models import Selection
 
@@ -39,3 +40,21 @@ def test_everything_unknown_is_named_at_once() -> None:
     with pytest.raises(UnknownName) as refused:
         overlays.select("prd+x", ["gpus"], ["redis=2"])
     assert len(str(refused.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (1, ["services.ollama.cpus: 4 are more than the engine has; write OLLAMA_CPUS=1 into .env", "services.redis.cpus: 2.5 "]),
+        (3, ["services.ollama.cpus: 4 are more than the engine has; write OLLAMA_CPUS=3 into .env"]),
+        (4, []),
+        (0, []),  # it does not say
+    ],
+)  # fmt: skip
+def test_more_processors_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, there: int, told: list[str]
+) -> None:
+    monkeypatch.setattr(api, "get", lambda host, path: {"NCPU": there})
+    config = {"services": {"redis": {"cpus": 2.5}, "ollama": {"cpus": 4}, "egress": {"cpus": "1"}, "other": {}}}
+    found = [str(fault) for fault in overlays.beyond(engine, config)]
+    assert [fault[: len(start)] for fault, start in zip(found, told, strict=True)] == told

@@ -15,6 +15,10 @@ def chosen(found: list[tuple[Image, str]]) -> list[tuple[str, str]]:
     return [(image.name, target) for image, target in found]
 
 
+def every(project: Project, *names: str) -> list[tuple[Image, str]]:
+    return [(project.images[name], "prod") for name in names]
+
+
 def refusal(project: Project, names: list[str], target: str) -> str:
     with pytest.raises(UnknownName) as raised:
         plans.select(project, names, target)
@@ -58,22 +62,32 @@ def test_all_unknown_names_at_once(project: Project) -> None:
 
 
 def test_platforms_default_to_the_native_one(project: Project) -> None:
-    assert plans.platforms([project.images["api"]], "", "linux/arm64") == ("linux/arm64",)
+    assert plans.platforms(every(project, "api"), "", "linux/arm64") == ("linux/arm64",)
 
 
 def test_platforms_in_the_order_asked_short_names_and_repeats(project: Project) -> None:
-    api = [project.images["api"]]
+    api = every(project, "api")
     assert plans.platforms(api, "linux/arm64, amd64,arm64,", "linux/amd64") == ("linux/arm64", "linux/amd64")
 
 
 def test_all_platforms_are_those_that_every_image_has(project: Project) -> None:
-    assert plans.platforms([project.images["api"]], "all", "linux/amd64") == ("linux/amd64", "linux/arm64")
-    assert plans.platforms(list(project.images.values()), "all", "linux/amd64") == ("linux/amd64",)
+    assert plans.platforms(every(project, "api"), "all", "linux/amd64") == ("linux/amd64", "linux/arm64")
+    assert plans.platforms(every(project, "api", "redis"), "all", "linux/amd64") == ("linux/amd64",)
+
+
+def test_a_target_may_have_fewer_platforms_than_its_image(project: Project) -> None:
+    api = replace(project.images["api"], only={"debug": ("linux/arm64",)})
+    assert plans.platforms([(api, "debug")], "all", "linux/amd64") == ("linux/arm64",)
+    assert plans.platforms([(api, "prod")], "all", "linux/amd64") == ("linux/amd64", "linux/arm64")
+    with pytest.raises(
+        UnknownName, match='platform "linux/amd64": not declared for these images; perhaps you meant "linux/arm64"'
+    ):
+        plans.platforms([(api, "debug")], "", "linux/amd64")
 
 
 def test_unknown_platforms_at_once(project: Project) -> None:
     with pytest.raises(UnknownName) as raised:
-        plans.platforms(list(project.images.values()), "amd65,linux/amd64,windows/x", "linux/amd64")
+        plans.platforms(every(project, "api", "redis"), "amd65,linux/amd64,windows/x", "linux/amd64")
     assert str(raised.value) == (
         'platform "linux/amd65": not declared for these images; perhaps you meant "linux/amd64"\n'
         'platform "windows/x": not declared for these images; known: linux/amd64'
@@ -82,7 +96,7 @@ def test_unknown_platforms_at_once(project: Project) -> None:
 
 def test_a_native_platform_that_no_image_has(project: Project) -> None:
     with pytest.raises(UnknownName) as raised:
-        plans.platforms([project.images["redis"]], "", "linux/riscv64")
+        plans.platforms(every(project, "redis"), "", "linux/riscv64")
     assert str(raised.value).startswith('platform "linux/riscv64": not declared for these images; ')
 
 
@@ -133,3 +147,15 @@ def test_what_belongs_to_the_hash_of_a_job(project: Project) -> None:
     assert hashed(base=replace(base, reference="moved:2")) == hashed()
     assert hashed(where="localhost:5000") == hashed()
     assert plans.job(project, api, "prod", ("linux/arm64",), base).inputs == hashed()
+
+
+def test_build_arguments_decide_the_content_but_for_how_many_jobs_there_are(project: Project) -> None:
+    api, base = project.images["api"], Base("shipyard-base:1", "sha256:b", "bootstrap")
+
+    def made(arguments: dict[str, str]) -> Job:
+        return plans.job(project, api, "prod", ("linux/amd64",), base, "", arguments)
+
+    plain, jobs, one = made({}), made({"CUDA_BUILD_JOBS": "8"}), made({"CUDA_ARCHITECTURES": "90"})
+    assert plain == plans.job(project, api, "prod", ("linux/amd64",), base)
+    assert (jobs.inputs, jobs.arguments) == (plain.inputs, {"CUDA_BUILD_JOBS": "8"})
+    assert len({plain.inputs, one.inputs, made({"CUDA_ARCHITECTURES": "80"}).inputs}) == 3

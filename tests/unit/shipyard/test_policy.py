@@ -206,8 +206,53 @@ def test_the_sandbox_is_required(value: str | None) -> None:
     assert places(config) == ["services.claude-proxy.environment.CLAUDE_PROXY_SANDBOX"]
 
 
-def test_only_the_model_server_may_have_a_device() -> None:
-    assert places(service("ollama", deploy={"resources": {"reservations": {"devices": [{"count": 1}]}}})) == []
+GPU = {"driver": "nvidia", "count": 1, "capabilities": ["gpu", "compute", "utility"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "device", "refused"),
+    [
+        ("ollama", "ollama/ollama:0.12.6", GPU, False),
+        ("llm-call-api", "llm-call-api:1.0.0-cuda", GPU, False),
+        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", GPU, False),
+        ("claude-proxy", "registry:5000/llm-call-claude-proxy:1.0.0-cuda@sha256:" + "0" * 64, GPU, False),
+        ("llm-call-api", "llm-call-api:1.0.0", GPU, True),
+        ("llm-call-api", "llm-call-api:1.0.0-local", GPU, True),
+        ("claude-proxy", "llm-call-claude-proxy:1.0.0", GPU, True),
+        ("redis", "llm-call-redis:1.0.0-cuda", GPU, True),
+        ("ollama", "ollama/ollama:0.12.6", {"count": 1}, True),
+        ("llm-call-api", "llm-call-api:1.0.0-cuda", {"driver": "cdi", "device_ids": ["vendor.com/disk=0"]}, True),
+        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "driver": "other"}, True),
+        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "capabilities": ["tpu"]}, True),
+    ],
+)
+def test_a_device_is_a_gpu_and_for_those_whose_image_can_use_it(
+    name: str, image: str, device: dict[str, Any], *, refused: bool
+) -> None:
+    reserved = {"resources": {"reservations": {"devices": [device]}}}
+    place = f"services.{name}.deploy.resources.reservations.devices"
+    assert places(service(name, image=image, deploy=reserved)) == ([place] if refused else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pids_limit", None),
+        ("mem_limit", None),
+        ("memswap_limit", -1),
+        ("networks", {"outbound": None}),
+        ("privileged", True),
+        ("devices", [{"source": "/dev/nvidia0", "target": "/dev/nvidia0"}]),
+        ("runtime", "nvidia"),
+        ("user", "0"),
+        ("read_only", None),
+        ("environment", {"CLAUDE_PROXY_SANDBOX": "off"}),
+    ],
+)
+def test_a_gpu_buys_the_claude_proxy_nothing_else(key: str, value: Any) -> None:
+    more = {"image": "llm-call-claude-proxy:1.0.0-cuda", "deploy": {"resources": {"reservations": {"devices": [GPU]}}}}
+    assert places(service("claude-proxy", **more)) == []
+    assert len(places(service("claude-proxy", **more, **{key: value}))) == 1
 
 
 @pytest.mark.parametrize(
@@ -255,6 +300,15 @@ def test_volumes_are_the_engines_own(volume: Any, found: list[str]) -> None:
         ("redis-exporter", "secrets/redis-exporter", "/x", False),
         ("redis", "/dev/null", "/x", False),
         ("egress", "../bundle.pem", "/run/egress_ca", False),
+        ("llm-call-api", "models", "/models", False),
+        ("llm-call-api", "../folder", "/models", False),
+        ("ollama", "../folder", "/models", False),
+        ("ollama", "../folder", "/x", True),
+        ("claude-proxy", "../folder", "/models", True),
+        ("llm-call-api", "../bundle.pem", "/models", True),
+        ("ollama", "secrets/api", "/models", True),
+        ("ollama", "..", "/models", True),
+        ("ollama", "/run", "/models", True),
         ("egress", "../bundle.pem", "/x", True),
         ("egress", "..", "/run/egress_ca", True),
         ("egress", "../folder", "/run/egress_ca", True),
@@ -277,6 +331,7 @@ def test_binds_are_a_services_own_part_of_the_checkout(
     root = tmp_path / "checkout"
     for folder in ("checkout", "folder"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "bundle.pem").touch()
     (root / "link").symlink_to("../folder")
     config = service(name, volumes=[bind(str(root / source), target)])
     assert places(config, root) == ([f"services.{name}.volumes"] if refused else [])

@@ -298,6 +298,28 @@ def test_a_file_in_place_of_a_folder_hides_what_was_in_it(tmp_path: Path) -> Non
     assert contents.read(found, found.parts()[0]).metadata == {}
 
 
+def test_packages_of_another_suite_depend_on_each_other_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of a llama-server that brings its own C library, locked in another image's file."""
+    aside = "Package: {}\nStatus: install ok installed\nVersion: {}\nArchitecture: amd64\n{}\n"
+    status = aside.format("llama", "0.7", "Depends: libc6") + "\n" + aside.format("libc6", "2.43-7", "")
+    found = layout(tmp_path / "api-local", [layer(FILES), layer({"var/lib/dpkg/status.d/llama": status})])
+    files = {
+        "docker/api/Dockerfile": "RUN --mount=type=bind,source=docker/local-llm/debian.lock,target=/x true\n",
+        "docker/api/debian.lock": LOCK,
+        "docker/local-llm/debian.lock": f"amd64 libc6 2.43-7 {'4' * 64}\n",
+    }
+    monkeypatch.setattr(source, "text", lambda root, revision, path: files.get(path))
+    document = made(artifact(found))
+    edges = {each["ref"]: each.get("dependsOn", []) for each in document["dependencies"]}
+    assert edges["pkg:deb/debian/llama@0.7?arch=amd64"] == ["pkg:deb/debian/libc6@2.43-7?arch=amd64"]
+    hashes = {each["bom-ref"]: each.get("hashes") for each in document["components"]}
+    assert hashes["pkg:deb/debian/libc6@2.43-7?arch=amd64"] == [{"alg": "SHA-256", "content": "4" * 64}]
+    assert [each for each in hashes if "/libc6@" in each] == [
+        "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13&upstream=glibc%402.41-11",
+        "pkg:deb/debian/libc6@2.43-7?arch=amd64",
+    ]
+
+
 def test_a_layer_is_read_once_and_again_when_what_is_remembered_is_damaged(tmp_path: Path) -> None:
     gone = {"app/lib/.wh.other-2.dist-info": "", "usr/share/doc/.wh..wh..opq": ""}
     found, kept = layout(tmp_path / "api-prod", [layer(FILES), layer(gone)]), tmp_path / "layers"
@@ -305,7 +327,7 @@ def test_a_layer_is_read_once_and_again_when_what_is_remembered_is_damaged(tmp_p
     fresh = contents.read(found, part)
     assert contents.read(found, part, kept) == fresh
     remembered = sorted(kept.iterdir())
-    assert [each.name for each in remembered] == sorted(f"1-{each[7:]}.json" for each in part.layers)
+    assert [each.name for each in remembered] == sorted(f"2-{each[7:]}.json" for each in part.layers)
     for each in part.layers:
         found.blob(each).rename(tmp_path / each)
     assert contents.read(found, part, kept) == fresh, "without its layers"

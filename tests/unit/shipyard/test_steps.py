@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shipyard import errors, pipeline, source, world
+from shipyard.artifacts import Artifact, Part
 from shipyard.steps import preflight, test
 
 
@@ -35,6 +36,26 @@ def test_an_emulator_counts_when_the_kernel_has_it_enabled(tmp_path: Path) -> No
     (tmp_path / "qemu-aarch64").write_text("enabled\ninterpreter /usr/bin/qemu-aarch64-static\n")
     assert test.emulated("linux/arm64", tmp_path)
     assert not test.emulated("linux/amd64", tmp_path)
+
+
+def test_an_image_is_tested_on_those_platforms_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without arm64, as with CUDA, beside others."""
+
+    def artifact(target: str, *platforms: str) -> Artifact:
+        parts = tuple(Part(each, f"sha256:{each}", 1, ()) for each in platforms)
+        return Artifact("api", target, "localhost/api", target, f"sha256:{target}", Path(), parts)
+
+    asked: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(test.images, "native", lambda engine: "linux/amd64")
+    monkeypatch.setattr(test.loading, "load", lambda engine, each, platform="": f"{each.tag} {platform}".strip())
+    monkeypatch.setattr(test, "emulated", lambda platform: True)
+    monkeypatch.setattr(test, "_pytest", lambda _, given, platform: asked.append((platform, given)) or "1 passed")
+    artifacts = (artifact("prod", "linux/amd64", "linux/arm64"), artifact("cuda", "linux/amd64"))
+    test._run(SimpleNamespace(engine=None, artifacts=artifacts, digests={}))
+    assert asked == [
+        ("linux/amd64", {"api-prod": "prod", "api-cuda": "cuda"}),
+        ("linux/arm64", {"api-prod": "prod linux/arm64"}),
+    ]
 
 
 @pytest.mark.parametrize(
