@@ -51,10 +51,11 @@ def main() -> None:
         sys.exit(f"bench.gpu: {refused}")
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
         model = options.model or _written(Path(scratch) / "model.gguf")
+        size = model.stat().st_size
         found = {"CPU": _measure(program, model, _NONE, options, Path(scratch))}
         if gpu:
             found["GPU"] = _measure(program, model, _ALL, options, Path(scratch))
-    _show(gpu or "no GPU was asked", model.stat().st_size if model.exists() else 0, found)
+    _show(gpu or "no GPU was asked", size, found)
 
 
 def _options() -> argparse.Namespace:
