@@ -103,6 +103,8 @@ class Published:
     platforms: tuple[Platform, ...]
     signatures: tuple[Attachment, ...]
     attestations: tuple[Attachment, ...]
+    #: The commit that its labels name.
+    commit: str = ""
 
 
 @dataclass(frozen=True)

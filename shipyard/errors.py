@@ -180,6 +180,6 @@ def of_the_disk(failed: OSError) -> ShipyardError | None:
     """What the system's error means to a user where it is about space or permissions, wherever it came up; else None."""
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no space left ({failed}); make room and run this again")
-    if failed.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and failed.filename:
+    if failed.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR) and failed.filename:
         return NotWritable(f"{failed}; see to its owner, mode and mount, and run this again")
     return None

@@ -89,6 +89,7 @@ class Check:
             seen.platforms,
             signatures,
             attestations,
+            seen.label(f"{_OCI}revision"),
         )
 
     @property

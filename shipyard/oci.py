@@ -95,6 +95,28 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, name, tag, found)
 
 
+def parse_registry(text: str) -> str:
+    """``HOST[:PORT][/PREFIX]`` as it is, without a slash at its end. Raises UnknownName, which never shows a password."""
+    host, slash, prefix = text.rstrip("/").partition("/")
+    port = host.rpartition(":")[2] if ":" in host.rpartition("]")[2] else "1"
+    reason = ""
+    if "@" in text:
+        text, reason = (
+            text.rpartition("@")[2],
+            "it holds a login; use `docker login` or SHIPYARD_REGISTRY_PASSWORD_FILE",
+        )
+    elif "://" in text:
+        reason = "it begins with a scheme; leave that out"
+    elif not _HOST.fullmatch(host) or not port.isdigit() or not 0 < int(port) < 65536:
+        reason = f"{host!r} is no HOST or HOST:PORT"
+    elif slash and not _REPOSITORY.fullmatch(prefix):
+        reason = f"{prefix!r} is no prefix; one has lower-case letters and digits, parted by '/', '.', '_' or '-'"
+    if reason:
+        msg = f"{text!r} is no registry (--registry, SHIPYARD_REGISTRY): {reason}"
+        raise UnknownName(msg)
+    return text.rstrip("/")
+
+
 def _refuse(text: str, reason: str) -> None:
     msg = f"{text!r} is no reference of an image: {reason}"
     raise UnknownName(msg)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from shipyard import console, lease, local_registry, release_page, source, tags, versions
+from shipyard import console, lease, local_registry, release_page, signing_keys, source, tags, versions
 from shipyard.engine import Engine
 from shipyard.errors import ShipyardError
 from shipyard.models import Project
@@ -114,7 +114,7 @@ def plan(world: World) -> Mapping[str, Any]:
     """What a release would do, with every reference, and what would stop it. Starts nothing and writes nothing."""
     found = _references(world)
     world.pending = ()
-    reasons = [str(fault) for fault in preflight.faults(world)]
+    reasons = [str(fault) for fault in (*preflight.faults(world), *signing_keys.visible(world.project))]
     world.pending = tuple(step.name for step in STEPS)
     return {
         "version": world.version,

@@ -9,7 +9,7 @@ from itertools import chain
 
 from shipyard import oci
 from shipyard.artifacts import Artifact
-from shipyard.errors import RegistryFailed
+from shipyard.errors import RegistryFailed, VerificationFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
 
@@ -93,6 +93,18 @@ def move(registry: Registry, artifact: Artifact, tags: Iterable[str]) -> list[Mo
             raise RegistryFailed(msg)
         moved.append(Moved(tag, before, artifact.digest))
     return moved
+
+
+def claim(registry: Registry, artifact: Artifact) -> list[Moved]:
+    """Let the artifact's own tag name it. Raises VerificationFailed when that names other bytes: it is never moved."""
+    found = tags_of(registry, artifact, [artifact.tag])[artifact.tag]
+    if found not in (None, artifact.digest):
+        msg = (
+            f"{artifact.tagged} names {found}, and {artifact.digest} was built here; "
+            "the version's own tag is not moved: choose a new version with --bump"
+        )
+        raise VerificationFailed(msg)
+    return move(registry, artifact, [artifact.tag])
 
 
 def _repository(registry: Registry, artifact: Artifact) -> str:

@@ -48,7 +48,11 @@ class Registry:
         """Whether it answers, and to our login. Returns its clock in seconds since 1970 where it tells."""
 
         def attempt() -> Answer:
-            return self._good(self._first.request("GET", "/v2/"), 200)
+            answer = self._good(self._first.request("GET", "/v2/"), 200)
+            if answer.headers.get("content-type", "").startswith("text/html"):
+                msg = f"{self.host} answers /v2/ with a web page; is this a registry, and is a login page in between?"
+                raise RegistryFailed(msg)
+            return answer
 
         date = self._first.wire.patiently(attempt, "asked for /v2/").headers.get("date", "")
         try:
@@ -132,8 +136,9 @@ class Registry:
     def _listed(self, repository: str, first: str, key: str) -> list[Any] | None:
         """What a list has under ``key``, on every page that the registry links; None for 404."""
         found: list[Any] = []
-        page = first
-        for _ in range(_PAGES):
+        page, read = first, set[str]()
+        while page not in read and len(read) < _PAGES:
+            read.add(page)
             answer = self._wire.patiently(
                 lambda page=page: self._get("GET", repository, page, oci.LONGEST),  # type: ignore[misc]
                 f"reading the list of {key} of {repository}",
@@ -147,9 +152,10 @@ class Registry:
                 raise RegistryFailed(msg) from None
             following = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("link", ""))
             if following is None:
-                break
+                return found
             page = following[1]
-        return found
+        msg = f"{self.host}: its list of {key} of {repository} has no end: {len(read)} pages, and the next is {page[:200]}"
+        raise RegistryFailed(msg)
 
     def push_blob(self, repository: str, digest: str, path: Path, mount: Iterable[str] = ()) -> int:
         """Bring a file there unless it is; ``mount`` names repositories of this registry that may have it.

@@ -108,7 +108,8 @@ class Wire:
             said = ", ".join(f"{each.get('code', '')} {each.get('message', '')}".strip() for each in errors)
         except (ValueError, KeyError, TypeError, AttributeError):
             said = answer.body[:200].decode(errors="replace").strip()
-        return self._redact(" ".join(f"status {answer.status} {said}".split())[:400])
+        plain = "".join(each if each.isprintable() or each.isspace() else "?" for each in said)
+        return self._redact(" ".join(f"status {answer.status} {plain}".split())[:400])
 
     def follow(self, method: str, url: str, headers: dict[str, str], body: bytes | Path | None, limit: int) -> Answer:
         """Send, and for reads go where the registry keeps its blobs; a login is only ever sent to the registry itself."""

@@ -42,6 +42,7 @@ def _published(world: World, artifact: Artifact, attached: Sequence[Mapping[str,
         platforms=release_page.platforms(Layout(artifact.layout)),
         signatures=tuple(each for each in found if each.kind == "signature"),
         attestations=tuple(each for each in found if each.kind != "signature"),
+        commit=world.commit.revision,
     )
 
 

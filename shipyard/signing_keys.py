@@ -168,6 +168,25 @@ def public_half(project: Project, key: str) -> str:
         raise SigningFailed(f"{msg}; set {PASSWORD} or {_FOLDER}/password" if wrong else msg) from failed
 
 
+def visible(project: Project) -> list[Fault]:
+    """What can be said of the private key and its password without starting anything."""
+    if keyless() or isinstance(_trusted_or_none(project), Identity):
+        return []
+    found = _private(private(project))
+    try:
+        password(project)
+    except SigningFailed as failed:
+        found.append(Fault("signing key", str(failed)))
+    return found
+
+
+def _trusted_or_none(project: Project) -> Path | Identity | None:
+    try:
+        return trusted(project)
+    except SigningFailed:
+        return None
+
+
 def faults(project: Project) -> tuple[Fault, ...]:
     """Everything that keeps the key, or the identity token, from signing a release that its public key verifies."""
     try:

@@ -34,12 +34,27 @@ class Report:
 
 
 def verify(project: Project, what: str, registry: str) -> Report:
-    """Verify a version (default: VERSION), a reference, or a digest; ``registry`` is ``HOST[:PORT][/PREFIX]``.
+    """Verify a version, a reference, or a digest of an index; ``registry`` is ``HOST[:PORT][/PREFIX]``.
 
     Raises UnknownName for what is none of these or is nowhere, SigningFailed without a public key, RegistryFailed and
     AccessDenied; what is wrong with the images is in the report.
     """
-    return _report(project, what or project.version, list(_subjects(project, what or project.version, registry)))
+    if not what.strip():
+        msg = "nothing is named; name a version, a reference or a digest"
+        raise UnknownName(msg)
+    subjects = list(_subjects(project, what, registry))
+    for each in subjects:
+        _whole(each)
+    return _report(project, what, subjects)
+
+
+def _whole(subject: Subject) -> None:
+    """Raises UnknownName for one platform's manifest: what is released, tested and described is the index above it."""
+    if oci.is_digest(subject.reference):
+        found = Registry(subject.host).manifest(subject.repository, subject.reference)
+        if found and oci.media_type(oci.parse(found[0])) not in oci.INDEXES:
+            msg = f"{subject.place} is the manifest of one platform; name the index that it belongs to, or the version"
+            raise UnknownName(msg)
 
 
 def verify_artifacts(project: Project, artifacts: Iterable[Artifact]) -> Report:
@@ -129,11 +144,25 @@ def _report(project: Project, what: str, subjects: list[Subject]) -> Report:
         checks = [Check(project, clients[each.host], ours, each) for each in subjects]
         images = list(pool.map(Check.run, checks))
     findings = [finding for check in checks for finding in check.findings]
+    findings += _of_one_commit(what, images)
     second = signing_keys.present()
     if second:
         findings += _second_opinion(project, checks)
     published = tuple(each for each in images if each)
     return Report(what, published, tuple(findings), second, round(time.monotonic() - begun, 3))
+
+
+def _of_one_commit(what: str, images: Iterable[Published | None]) -> Iterator[Finding]:
+    """All images of a release are built in one request, of one commit."""
+    commits: dict[str, list[str]] = {}
+    for each in images:
+        if each:
+            commits.setdefault(each.commit, []).append(f"{each.name}-{each.target}")
+    if not versions.problem(what) and len(commits) > 1:
+        told = "; ".join(f"{', '.join(names)} of {commit[:12] or 'none'}" for commit, names in commits.items())
+        yield Finding(
+            "mixed-release", what, f"its images are of different commits: {told}", "two releases met; make another"
+        )
 
 
 def _second_opinion(project: Project, checks: Iterable[Check]) -> list[Finding]:

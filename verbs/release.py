@@ -10,6 +10,7 @@ from invoke import Context
 
 import shipyard
 from shipyard import console
+from shipyard.errors import UnknownName
 from verbs import verb
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,9 @@ def preflight(_: Context, bump: str = "", registry: str = "", allow_detached: bo
 @verb("part", "registry", "allow-detached")
 def bump(_: Context, part: str, registry: str = "", allow_detached: bool = False) -> None:
     """Make VERSION the next one, CHANGELOG.md from changes/, and one commit of both; nothing is built."""
+    if not part.strip():
+        msg = "nothing is named; name major, minor, patch or a version"
+        raise UnknownName(msg)
     _until("bump", registry, bump=part, allow_detached=allow_detached)
 
 
@@ -85,4 +89,5 @@ def _release(options: Any, *, json: bool) -> None:
 
 def destination(given: str) -> str:
     """The registry that is named, that SHIPYARD_REGISTRY names, or the embedded one."""
-    return (given or os.environ.get(REGISTRY) or str(shipyard.local_registry.address())).rstrip("/")
+    found: str = shipyard.oci.parse_registry(given or os.environ.get(REGISTRY) or shipyard.local_registry.address())
+    return found

@@ -81,7 +81,8 @@ def _version(world: World) -> Iterator[str]:
 
 def _changelog(world: World) -> Iterator[str]:
     if wrong := changelog.misnamed(world.root):
-        yield f"{', '.join(wrong)}: not the name of a fragment; write for example changes/new-thing.feature.md"
+        kinds = "feature, bugfix, doc, removal or misc"
+        yield f"{', '.join(wrong)}: not the name of a fragment; write changes/NAME.KIND.md, KIND being {kinds}"
     known, fresh = changelog.has(world.root, world.version), changelog.fragments(world.root)
     if world.journal.unfinished("bump"):
         return  # killed, it may have taken the fragments away already
@@ -99,7 +100,14 @@ def _registry(world: World) -> Iterator[str]:
     for image, target in world.images:
         path, tag = world.path(image), tags.tag(world.version, target)
         found = world.registry.head(path, tag)
-        if found is None or found == world.digests.get(f"{image.name}-{target}"):
+        built = world.digests.get(f"{image.name}-{target}")
+        if found is None or found == built:
+            continue
+        if built:
+            yield (
+                f"{world.repository(image)}:{tag} names {found}, and {built} was built of {world.commit.revision[:12]}; "
+                "was the tag moved? lead it back by hand, or choose a new version with --bump"
+            )
             continue
         revision = Reader(world.registry, path, tag).read(found).label(_REVISION)
         if not world.bumped or revision != world.commit.revision:

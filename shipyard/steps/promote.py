@@ -33,13 +33,22 @@ def _run(world: World) -> Mapping[str, Any]:
     wanted = list(_wanted(world))
     _unclaimed(world)
     moved: dict[str, dict[str, str | None]] = {}
+
+    def note(artifact: Artifact, made: list[publishing.Moved]) -> None:
+        for each in made:
+            moved.setdefault(artifact.key, {})[each.tag] = each.before
+
     # Every image has the version's own tag before an alias of any moves: X.Y.Z is complete when `latest` leads there.
-    for first in (True, False):
-        for artifact, names in wanted:
-            for name in names[:1] if first else names[1:]:
-                world.ours()
-                for each in publishing.move(world.registry, artifact, [name]):
-                    moved.setdefault(artifact.key, {})[each.tag] = each.before
+    for artifact, _ in wanted:
+        world.ours()
+        note(artifact, publishing.claim(world.registry, artifact))
+    # The lease is this checkout's: another one may have claimed the version at the same moment.
+    _unclaimed(world)
+    for artifact, names in wanted:
+        for name in names[1:]:
+            world.ours()
+            note(artifact, publishing.move(world.registry, artifact, [name]))
+    _unclaimed(world)
     world.ours()
     if source.tag(world.root, world.tag, world.commit.revision, f"Release {world.version}"):
         console.info(f"git tag {world.tag} at {world.commit.revision[:12]}; `git push origin {world.tag}` publishes it")
@@ -63,8 +72,9 @@ def _promoted(world: World) -> bool:
     same = {"digests": world.digests, "registry": world.options.registry}
     if world.journal.facts("promote", **same) is not None:
         return True
-    if world.journal.unfinished("promote") or source.tagged(world.root, world.tag) != world.commit.revision:
+    if world.journal.unfinished("promote"):
         return False
+    # Another checkout may have released it, and led its aliases elsewhere since; `_tell` names those.
     return all(_own(world, artifact) == artifact.digest for artifact in world.artifacts)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shipyard import world
+from shipyard import publishing, world
+from shipyard.artifacts import Artifact
+from shipyard.errors import VerificationFailed
+from shipyard.registry import Registry
 from tests.support import registries
 from tests.support.clones import IMAGES, Clone, Watcher
 
@@ -123,6 +127,61 @@ def test_versions_follow_one_another_and_back(clone: Clone, registry: registries
     assert (named(clone, "latest"), named(clone, "1"), named(clone, "1.2")) == ({"1.3.0"}, {"1.3.0"}, {"1.2.4"})
 
 
+def test_another_checkout_does_not_undo_a_rollback(clone: Clone, tmp_path: Path) -> None:
+    clone.release("--skip-repro", "not the point here")
+    clone.write("changes/more.feature.md", "Something more.\n")
+    clone.commit("More")
+    clone.release("--bump", "minor", "--skip-repro", "not the point here")
+    clone.invoke("promote", "--version", "1.2.3")
+    # It has the commit, and neither the journal nor the git tag.
+    other = clone.twin(tmp_path / "other", clone.registry)
+    other.git("tag", "--delete", "v1.2.3", "v1.3.0")
+    said = other.release("--skip-repro", "not the point here")
+    assert "`invoke promote --version 1.3.0` moves it here" in said
+    assert (named(clone, "latest"), named(clone, "1"), named(clone, "1.3")) == ({"1.2.3"}, {"1.2.3"}, {"1.3.0"})
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_checkouts_claim_a_version_at_once(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    other = clone.twin(tmp_path / "other", clone.registry)
+    other.write("docker/tiny/content", "tiny, of another commit\n")
+    other.commit("Another")
+    other.invoke("sign", "--skip-repro", "not the point here")
+    theirs = other.lines("sign", "done")[-1].facts["digests"]["tiny-prod"]
+    claim, registry = publishing.claim, Registry(clone.registry)
+
+    def late(client: Registry, artifact: Artifact) -> list[publishing.Moved]:
+        made = claim(client, artifact) if moment == "after" else []
+        if artifact.name == "tiny":
+            found = registry.manifest("llm-call-test-tiny", theirs)
+            assert found
+            registry.push_manifest("llm-call-test-tiny", "1.2.3", *found[:2])
+        return made or claim(client, artifact)
+
+    monkeypatch.setattr(publishing, "claim", late)
+    with pytest.raises(VerificationFailed, match=f"1.2.3 names {theirs}, and .* is not moved"):
+        clone.here(skip_repro="not the point here")
+    assert (clone.git("tag"), "latest" in str(clone.public())) == ("", False)
+    assert clone.public()["llm-call-test-tiny:1.2.3"] == theirs
+    assert not (clone.root / "dist").exists()
+
+
+def test_a_moved_tag_is_told_before_anything_is_done(clone: Clone) -> None:
+    clone.invoke("sign", "--skip-repro", "not the point here")
+    registry, made = Registry(clone.registry), clone.lines("sign", "done")[-1].facts["digests"]
+    found = registry.manifest("llm-call-test-small", made["small-prod"])
+    assert found
+    part = json.loads(found[0])["manifests"][0]["digest"]
+    lower = registry.manifest("llm-call-test-small", part)
+    assert lower
+    registry.push_manifest("llm-call-test-small", "1.2.3", *lower[:2])
+    assert f"1.2.3 names {part}, and {made['small-prod']} was built" in clone.invoke("preflight", status=19)
+    registry.push_manifest("llm-call-test-small", "1.2.3", *found[:2])
+    clone.release("--skip-repro", "not the point here")
+
+
 def test_a_broken_image_pushes_nothing(clone: Clone, registry: registries.Served) -> None:
     clone.write("docker/small/content", "broken\n")
     clone.commit("Break it")
@@ -187,6 +246,10 @@ def test_a_dry_run_touches_nothing(tmp_path: Path, registry: registries.Served) 
     assert files(clone.root) == before
     assert registry.writes() == []
     assert not (tmp_path / "home").exists()
+    key = clone.root / "secrets/signing/cosign.key"
+    key.rename(key.with_name("kept"))
+    assert "there is no signing key" in clone.release("--dry-run")
+    key.with_name("kept").rename(key)
     told = clone.release("--dry-run", "--bump", "2.0.0", "--json")
     assert '"version": "2.0.0"' in told
     assert files(clone.root) == before

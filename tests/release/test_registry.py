@@ -422,6 +422,25 @@ def test_a_proxy_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert "p%40ss" not in str(failed.value)
 
 
+def test_a_list_without_an_end_is_told(registry: registries.Served, tmp_path: Path) -> None:
+    image = registries.artifact(tmp_path / "tiny", registry.address)
+    pushed(registry.address, image)
+    path = "/v2/tiny/tags/list?n=1000"
+    with proxy(registry.address) as between:
+        circle = Fault("GET", "tags/list", "status", times=9, status=200, headers={"link": f'<{path}>; rel="next"'})
+        between.faults = [circle]
+        with pytest.raises(RegistryFailed, match="its list of tags of tiny has no end: 2 pages"):
+            Registry(between.address).tags("tiny")
+        assert len([each for each in between.seen if "tags/list" in each[1]]) == 2
+
+
+def test_a_web_page_is_no_registry(registry: registries.Served) -> None:
+    with proxy(registry.address) as between:
+        between.faults = [Fault("GET", "/v2/", "status", times=9, status=200, headers={"content-type": "text/html"})]
+        with pytest.raises(RegistryFailed, match="answers /v2/ with a web page"):
+            Registry(between.address).ping()
+
+
 def test_an_endless_answer_is_not_read(registry: registries.Served, tmp_path: Path) -> None:
     image = registries.artifact(tmp_path / "tiny", registry.address, text=secrets.token_bytes(100_000))
     client = Registry(registry.address)

@@ -14,6 +14,8 @@ from invoke import Context
 
 import shipyard
 import verbs.signing
+from shipyard import verification
+from shipyard.artifacts import Published
 from shipyard.errors import RegistryFailed, SigningFailed, UnknownName, VerificationFailed
 from shipyard.journal import Journal
 from tests.support import signed
@@ -29,6 +31,31 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 def scene(shelf: Shelf, tmp_path: Path) -> Iterator[Scene]:
     with shelf.lent(tmp_path) as found:
         yield found
+
+
+@pytest.mark.parametrize("what", ["", " "])
+def test_nothing_is_no_name(scene: Scene, what: str) -> None:
+    with pytest.raises(UnknownName, match="nothing is named"):
+        shipyard.verification.verify(scene.checkout, what, scene.served.address)
+
+
+def test_one_platform_s_manifest_is_no_release(scene: Scene) -> None:
+    for what in (scene.new.parts[0].digest, f"{scene.served.address}/tiny@{scene.new.parts[0].digest}"):
+        with pytest.raises(UnknownName, match="is the manifest of one platform; name the index"):
+            scene.verify(what)
+
+
+def test_images_of_different_commits_are_no_release() -> None:
+    made = [
+        Published(name, "prod", f"host/{name}", "", (), (), (), (), commit)
+        for name, commit in (("a", "1" * 40), ("b", "2" * 40))
+    ]
+    (found,) = verification._of_one_commit("1.2.3", made)
+    assert str(found).startswith(
+        "1.2.3: mixed-release: its images are of different commits: a-prod of 111111111111; b-prod of 2222"
+    )
+    assert not list(verification._of_one_commit("1.2.3", made[:1]))
+    assert not list(verification._of_one_commit("host/a:latest", made))
 
 
 def test_a_release_is_what_it_should_be_by_every_name(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +281,7 @@ def test_the_verb_ends_with_its_own_exit_code(
             return int(ended.code or 0)
         return 0
 
-    assert verify("", json=True) == 0
+    assert verify("1.2.3", json=True) == 0
     assert json.loads(capsys.readouterr().out)["what"] == "1.2.3"
     platform = scene.new.parts[0].digest
     scene.hang(platform, scene.of_kind(platform, "signature"))

@@ -147,7 +147,7 @@ class Scene:
         self.old, self.new, self.cuda = old, new, cuda
 
     def verify(self, what: str = "") -> shipyard.verification.Report:
-        return shipyard.verification.verify(self.checkout, what, self.served.address)
+        return shipyard.verification.verify(self.checkout, what or self.checkout.version, self.served.address)
 
     def found(self, what: str = "") -> list[tuple[str, str]]:
         """What verification finds, as kinds and tags (or digests)."""

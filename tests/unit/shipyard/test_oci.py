@@ -55,6 +55,32 @@ def test_what_is_no_reference_is_told_why(text: str, reason: str) -> None:
     assert reason in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:5000", "ghcr.io/team", "localhost/a/b-c", "[::1]:5000/a", "registry.example.org:443/x/"]
+)
+def test_a_registry_with_its_prefix(text: str) -> None:
+    assert oci.parse_registry(text) == text.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("https://ghcr.io/team", "begins with a scheme"),
+        ("", "is no HOST or HOST:PORT"),
+        ("-x", "is no HOST or HOST:PORT"),
+        ("x y", "is no HOST or HOST:PORT"),
+        ("127.0.0.1:99999", "is no HOST or HOST:PORT"),
+        ("127.0.0.1:5000/A/B", "'A/B' is no prefix"),
+        ("user:s3cr3t@127.0.0.1:5000/a", "it holds a login"),
+    ],
+)
+def test_what_is_no_registry_is_told_why_without_a_password(text: str, reason: str) -> None:
+    with pytest.raises(UnknownName) as refused:
+        oci.parse_registry(text)
+    assert reason in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
+
+
 def test_digests() -> None:
     assert oci.digest(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert oci.is_digest(DIGEST)
