@@ -20,6 +20,8 @@ from typing import Any
 from shipyard import console
 from shipyard.errors import CommandFailed, ToolMissing
 
+#: Those that outlive us: let go of, Python would take them for forgotten ones and warn.
+_DETACHED: list[subprocess.Popen[bytes]] = []
 #: Seconds a child gets to end after SIGTERM before it is killed.
 GRACE = 5.0
 
@@ -150,7 +152,7 @@ def detach(
     """Start a program that outlives us, in a session of its own; what it says is added to ``log``."""
     trace(argv)
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv,
             env=dict(env) if env is not None else None,
             cwd=cwd,
@@ -159,3 +161,5 @@ def detach(
             stderr=output,
             start_new_session=True,
         )
+    _DETACHED.append(process)
+    return process

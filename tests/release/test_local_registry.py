@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -22,9 +21,6 @@ from shipyard.registry import Registry
 from tests.support import registries
 from tests.support.service import ROOT, wait_until
 
-#: That it outlives who started it is the point.
-pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -41,8 +37,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield home
     # A test may have moved the port; what runs is found by its process.
     local_registry.down()
-    # urllib3's errors are cycles that hold the starter's variables; they are let go while the mark above holds.
-    gc.collect()
 
 
 def test_it_runs_until_it_is_stopped_and_keeps_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
