@@ -95,15 +95,20 @@ def move(registry: Registry, artifact: Artifact, tags: Iterable[str]) -> list[Mo
     return moved
 
 
-def claim(registry: Registry, artifact: Artifact) -> list[Moved]:
-    """Let the artifact's own tag name it. Raises VerificationFailed when that names other bytes: it is never moved."""
+def unclaimed(registry: Registry, artifact: Artifact) -> None:
+    """Raises VerificationFailed when the artifact's own tag names other bytes: it is never moved."""
     found = tags_of(registry, artifact, [artifact.tag])[artifact.tag]
     if found not in (None, artifact.digest):
         msg = (
-            f"{artifact.tagged} names {found}, and {artifact.digest} was built here; "
+            f"{artifact.tagged} names {found}, and {artifact.digest} was built of this commit; "
             "the version's own tag is not moved: choose a new version with --bump"
         )
         raise VerificationFailed(msg)
+
+
+def claim(registry: Registry, artifact: Artifact) -> list[Moved]:
+    """Let the artifact's own tag name it. Raises VerificationFailed when it names other bytes."""
+    unclaimed(registry, artifact)
     return move(registry, artifact, [artifact.tag])
 
 

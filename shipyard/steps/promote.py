@@ -11,7 +11,6 @@ from typing import Any
 
 from shipyard import console, publishing, release_page, source, versions
 from shipyard.artifacts import Artifact
-from shipyard.errors import VerificationFailed
 from shipyard.released import release
 from shipyard.world import Step, World
 
@@ -72,7 +71,7 @@ def _promoted(world: World) -> bool:
     same = {"digests": world.digests, "registry": world.options.registry}
     if world.journal.facts("promote", **same) is not None:
         return True
-    if world.journal.unfinished("promote"):
+    if world.journal.unfinished("promote") is not None:
         return False
     # Another checkout may have released it, and led its aliases elsewhere since; `_tell` names those.
     return all(_own(world, artifact) == artifact.digest for artifact in world.artifacts)
@@ -83,15 +82,9 @@ def _own(world: World, artifact: Artifact) -> str | None:
 
 
 def _unclaimed(world: World) -> None:
-    """Raises VerificationFailed when a version's own tag names other bytes: it is never moved."""
+    """Raises VerificationFailed when a version's own tag names other bytes."""
     for artifact in world.artifacts:
-        found = _own(world, artifact)
-        if found not in (None, artifact.digest):
-            msg = (
-                f"{artifact.tagged} names {found}, and {artifact.digest} was built of the same commit; "
-                "the version's own tag is not moved: choose a new version with --bump"
-            )
-            raise VerificationFailed(msg)
+        publishing.unclaimed(world.registry, artifact)
 
 
 def _tell(world: World) -> None:

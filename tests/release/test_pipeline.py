@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shipyard import publishing, world
 from shipyard.artifacts import Artifact
-from shipyard.errors import VerificationFailed
+from shipyard.errors import RegistryFailed, VerificationFailed
 from shipyard.registry import Registry
 from tests.support import registries
 from tests.support.clones import IMAGES, Clone, Watcher
@@ -139,6 +139,24 @@ def test_another_checkout_does_not_undo_a_rollback(clone: Clone, tmp_path: Path)
     said = other.release("--skip-repro", "not the point here")
     assert "`invoke promote --version 1.3.0` moves it here" in said
     assert (named(clone, "latest"), named(clone, "1"), named(clone, "1.3")) == ({"1.2.3"}, {"1.2.3"}, {"1.3.0"})
+
+
+def test_a_promotion_that_broke_off_is_finished(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = publishing.move
+
+    def broken(client: Registry, artifact: Artifact, tags: Iterable[str]) -> list[publishing.Moved]:
+        if (wanted := list(tags)) == ["1.2"]:
+            msg = "gone"
+            raise RegistryFailed(msg)
+        return move(client, artifact, wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "move", broken)
+        with pytest.raises(RegistryFailed, match="gone"):
+            clone.here(skip_repro="not the point here")
+    assert {name.partition(":")[2] for name in clone.public()} == {"1.2.3"}
+    clone.here(skip_repro="not the point here")
+    assert named(clone, "latest") == {"1.2.3"}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
