@@ -139,6 +139,7 @@ def test_a_process_that_hangs_is_replaced(start: Start) -> None:
         assert api.ask()[0] == 200
         pid = api.kill(number=signal.SIGSTOP)
         wait_until(lambda: not lives(pid), "the hanging process is ended", 20)
+        wait_until(lambda: api.logged("crashed"), "the line about its end")
         assert "health checks" in api.logged("crashed")[0]["message"]
         assert api.ask()[0] == 200
 
