@@ -23,6 +23,9 @@ from tests.support.balancer import CHAT, EMBEDDINGS, Balancer, Instance, balance
 from tests.support.images import await_health, running
 from tests.support.service import wait_until
 
+#: What the image holds is looked at on every platform (test_every_image.py).
+pytestmark = pytest.mark.native("it counts requests within moments that emulated instances behind the balancer miss")
+
 
 def chat(**fields: Any) -> bytes:
     return json.dumps({"model": "openai/gpt", "messages": [], **fields}).encode()
