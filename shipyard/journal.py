@@ -97,6 +97,14 @@ class Journal:
                 found = {**(found or {}), **entry.facts}
         return found
 
+    def attempts(self, step: str) -> int:
+        """How often a step began since it ended well last, the time that is under way among them."""
+        count = 0
+        for entry in self.entries():
+            if entry.step == step:
+                count = 0 if entry.state in ("done", "skipped") else count + (entry.state == "begun")
+        return count
+
 
 def _entry(line: bytes) -> Entry | None:
     try:

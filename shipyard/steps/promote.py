@@ -18,7 +18,7 @@ from shipyard.world import Step, World
 def _done(world: World) -> str:
     if not world.artifacts or source.tagged(world.root, world.tag) != world.commit.revision:
         return ""
-    for artifact, names in _wanted(world):
+    for artifact, names in _wanted(world, broke_off=world.journal.attempts("promote") > 0):
         if set(publishing.tags_of(world.registry, artifact, names).values()) != {artifact.digest}:
             return ""
     if not _written(world):
@@ -29,7 +29,7 @@ def _done(world: World) -> str:
 
 def _run(world: World) -> Mapping[str, Any]:
     world.ours()
-    wanted = list(_wanted(world))
+    wanted = list(_wanted(world, broke_off=world.journal.attempts("promote") > 1))  # one is under way
     _unclaimed(world)
     moved: dict[str, dict[str, str | None]] = {}
 
@@ -57,21 +57,21 @@ def _run(world: World) -> Mapping[str, Any]:
     return facts
 
 
-def _wanted(world: World) -> Iterator[tuple[Artifact, list[str]]]:
-    """The tags that each image must have, its own first."""
-    before = _promoted(world)
+def _wanted(world: World, *, broke_off: bool) -> Iterator[tuple[Artifact, list[str]]]:
+    """The tags that each image must have, its own first; ``broke_off`` says that an earlier promotion did not end well."""
+    before = _promoted(world, broke_off=broke_off)
     for artifact in world.artifacts:
         path = artifact.repository.partition("/")[2]
         found = versions.moving(world.version, artifact.target, world.registry.tags(path))
         yield artifact, found[:1] if before else found
 
 
-def _promoted(world: World) -> bool:
+def _promoted(world: World, *, broke_off: bool) -> bool:
     """Whether this release was public before: then its aliases may have been moved since, and stay where they are."""
     same = {"digests": world.digests, "registry": world.options.registry}
     if world.journal.facts("promote", **same) is not None:
         return True
-    if world.journal.unfinished("promote") is not None:
+    if broke_off:
         return False
     # Another checkout may have released it, and led its aliases elsewhere since; `_tell` names those.
     return all(_own(world, artifact) == artifact.digest for artifact in world.artifacts)
