@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +72,16 @@ def _process(port: int) -> str:
             rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
             inodes |= {row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
     for folder in Path("/proc").glob("[0-9]*/fd") if inodes else ():
-        with suppress(OSError):
-            for handle in folder.iterdir():
-                if str(handle.readlink())[8:-1] in inodes:
-                    command = (folder.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    return f"process {folder.parent.name} ({command.strip()[:60]})"
+        if any(link[8:-1] in inodes for link in _links(folder)):
+            with suppress(OSError):
+                command = (folder.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                return f"process {folder.parent.name} ({command.strip()[:60]})"
     return "a process that cannot be seen from here"
+
+
+def _links(folder: Path) -> Iterator[str]:
+    """What a process has open; one that was closed meanwhile, as is the folder's own, hides no other."""
+    with suppress(OSError):
+        for handle in folder.iterdir():
+            with suppress(OSError):
+                yield str(handle.readlink())

@@ -20,8 +20,6 @@ from typing import Any
 from shipyard import console
 from shipyard.errors import CommandFailed, ToolMissing
 
-#: Those that outlive us: let go of, Python would take them for forgotten ones and warn.
-_DETACHED: list[subprocess.Popen[bytes]] = []
 #: Seconds a child gets to end after SIGTERM before it is killed.
 GRACE = 5.0
 
@@ -146,13 +144,20 @@ def watch(
         return process.wait()
 
 
+class _Detached(subprocess.Popen[bytes]):
+    """A process that outlives us: who lets go of it did not forget it, and Python need not warn."""
+
+    def __del__(self) -> None:
+        pass
+
+
 def detach(
     argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a program that outlives us, in a session of its own; what it says is added to ``log``."""
     trace(argv)
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        return _Detached(
             argv,
             env=dict(env) if env is not None else None,
             cwd=cwd,
@@ -161,5 +166,3 @@ def detach(
             stderr=output,
             start_new_session=True,
         )
-    _DETACHED.append(process)
-    return process
