@@ -68,6 +68,7 @@ class Guard:
         self._bounds = Bounds(**job["bounds"])
         self._requests: int = job["requests"]
         self._tools: bool = job["tools"]
+        self._gpu: bool = job["gpu"]
         self._pids = cgroup.find(cgroup.PIDS)
         self._memory = cgroup.find(cgroup.MEMORY) if self._tools else None
         self._keeper = os.getpid()
@@ -118,6 +119,8 @@ class Guard:
         own = tree.resident(pids)
         if own > bound:
             own = tree.shared_out(pids)
+        if self._gpu:
+            own += tree.without_file(pids)
         if self._tools:
             self._rest = SOON_SECONDS if own > bound // 2 else LOOK_SECONDS
         if own > bound:

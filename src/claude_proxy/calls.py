@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 
-from claude_proxy import command, failures, mcp, models
+from claude_proxy import command, failures, gpu, mcp, models
 from claude_proxy.cleanup import Cleanups
 from claude_proxy.cli import Cli
 from claude_proxy.command import Folder
@@ -53,6 +53,8 @@ class Calls:
     async def start(self) -> None:
         """Look at the CLI, and start the first one ahead."""
         self._sandbox.announce()
+        if self._settings.gpu:
+            gpu.announce()
         await self._cli.inspect(self._processes, self._workspace)
         await asyncio.to_thread(self._sessions.sweep)
         if self._cli.version:
@@ -139,9 +141,12 @@ class Calls:
         urls = [chosen.base_url or PROVIDER, *(url for server in servers for url in server.urls)]
         programs = [server.config["command"] for server in servers if "command" in server.config]
         readable = (*chosen.readable, *chosen.passed_on.values(), *programs)
-        if chosen.login is None:
-            return reach(self._cli.path or chosen.cli, folder.root, readable, (), urls)
-        return reach(self._cli.path or chosen.cli, folder.root, readable, (str(chosen.login),), [*urls, PROVIDER])
+        writable = () if chosen.login is None else (str(chosen.login),)
+        if chosen.login is not None:
+            urls.append(PROVIDER)
+        # Looked for each time: a container may lose its devices. Without tools nothing runs that could use them.
+        gpus = gpu.nodes() if chosen.gpu and (ask.tools or ask.servers) else ()
+        return reach(self._cli.path or chosen.cli, folder.root, readable, writable, urls, gpus)
 
     async def _start_spare(self) -> Spare:
         ask = Ask(model=models.USUAL, system="", history=[], prompt=[])

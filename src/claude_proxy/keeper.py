@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from claude_proxy import bounds, kernel, landlock, modes, notices, seccomp, tree
+from claude_proxy import bounds, entries, kernel, landlock, modes, notices, seccomp, tree
 from serving import parent
 
 TERMINATE = b"t"
@@ -38,6 +38,7 @@ REFUSAL_SECONDS = 0.02
 OPEN_FILES = 4096
 """What a CLI and its tools may have open, each: buffers of sockets are memory that no figure of a process shows."""
 FORKS = seccomp.numbers(seccomp.FORKS, platform.machine())
+OPENS = {seccomp.number(name, platform.machine()): place for name, place in seccomp.OPENS.items()}
 
 
 def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
@@ -129,6 +130,10 @@ class _Watch:
         notice = notices.receive(listener)
         if notice is None:
             return False
+        if notice.number in OPENS:
+            path, flags = notice.arguments[OPENS[notice.number] :][:2]
+            entries.answer(listener, notice, path, flags & 0xFFFFFFFF & ~seccomp.LARGE_FILE)
+            return False
         if notice.number not in FORKS:
             notices.done(listener, notice, modes.change(listener, notice, self._roots))
             return False
@@ -197,7 +202,7 @@ def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.soc
     kernel.forgo_privileges()
     if job["abi"]:
         landlock.restrict(job["abi"], job["read"], job["write"], job["ports"])
-        listener = seccomp.restrict()
+        listener = seccomp.restrict(job["gpu"])
         socket.send_fds(tell, [b"l"], [listener])
         os.close(listener)
     os.execve(job["argv"][0], job["argv"], job["env"])

@@ -25,7 +25,6 @@ HERE, NO_FOLLOW = -100, 0x100
 """AT_FDCWD and AT_SYMLINK_NOFOLLOW of linux/fcntl.h."""
 PERMISSIONS = 0o777
 """What may be changed. Bits that lend the owner's rights, or the group's, serve nobody here."""
-LONGEST_PATH = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,7 +56,7 @@ def _asked(number: int, arguments: tuple[int, ...]) -> tuple[int, int, int, int]
 
 def _change(listener: int, notice: Notice, roots: list[str]) -> None:
     folder, address, mode, flags = _asked(notice.number, notice.arguments)
-    path = _text(notice.pid, address)
+    path = notices.text(notice.pid, address)
     if not path.startswith("/"):
         base = os.readlink(f"/proc/{notice.pid}/cwd" if folder == HERE else f"/proc/{notice.pid}/fd/{folder}")  # noqa: PTH115
         path = f"{base}/{path}"
@@ -98,20 +97,3 @@ def _open(folder: int, path: str, flags: int) -> int:
     if file < 0:
         raise OSError(ctypes.get_errno(), path)
     return file
-
-
-def _text(pid: int, address: int) -> str:
-    """Return the path at an address of a process; raises OSError with what chmod(2) would say."""
-    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        content = os.pread(memory, LONGEST_PATH, address)
-    except (OSError, OverflowError) as error:
-        raise OSError(errno.EFAULT, "path") from error
-    finally:
-        os.close(memory)
-    if b"\0" not in content:
-        raise OSError(errno.ENAMETOOLONG, "path")
-    path = os.fsdecode(content.partition(b"\0")[0])
-    if not path:
-        raise FileNotFoundError(errno.ENOENT, "path")
-    return path

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from claude_proxy import landlock, seccomp
+from claude_proxy import gpu, landlock, seccomp
 from serving.settings import SettingsError
 
 log = logging.getLogger("claude_proxy.sandbox")
@@ -48,11 +48,12 @@ MODES = ("required", "best-effort")
 
 @dataclass(frozen=True)
 class Reach:
-    """Files to read and run, files to change, TCP ports to connect to."""
+    """Files to read and run, files to change, TCP ports to connect to, and whether there are GPUs among the files."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    gpu: bool = False
 
 
 class Sandbox:
@@ -91,12 +92,20 @@ class Sandbox:
             raise SettingsError([f"CLAUDE_PROXY_SANDBOX: required, but {self.lack}"])
 
 
-def reach(cli: str, folder: Path, readable: Iterable[str], writable: Iterable[str], urls: Iterable[str]) -> Reach:
-    """Return what a CLI may reach that works in `folder` and talks to `urls`."""
+def reach(
+    cli: str,
+    folder: Path,
+    readable: Iterable[str],
+    writable: Iterable[str],
+    urls: Iterable[str],
+    gpus: Sequence[str] = (),
+) -> Reach:
+    """Return what a CLI may reach that works in `folder` and talks to `urls`; `gpus` are their device files."""
     return Reach(
-        read=(*SYSTEM, str(Path(cli).resolve()), *readable),
-        write=(*DEVICES, str(folder), *writable),
+        read=(*SYSTEM, str(Path(cli).resolve()), *readable, *(gpu.DESCRIPTIONS if gpus else ())),
+        write=(*DEVICES, str(folder), *writable, *gpus),
         ports=tuple(sorted({port(url) for url in urls})),
+        gpu=bool(gpus),
     )
 
 

@@ -60,16 +60,27 @@ CALLS = {
     "sendto": (44, 206),
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
+    "open": (2, -1),
+    "openat": (257, 56),
 }
 CHANGES = ("chmod", "fchmodat", "fchmodat2")
 """Calls that the keeper makes instead, inside the folder of the request."""
 FORKS = ("clone", "clone3", "fork", "vfork")
 """Calls that the keeper allows as long as the request is within its bound."""
+OPENS = {"open": 0, "openat": 1}
+"""Which argument holds the path; its flags are the next. Only a request that may use a GPU is asked about them, and only
+about flags as the C library has them for its own reading and for names of threads: those that programs set otherwise,
+to create files or to keep them from children, go by."""
 ASKED = (*CHANGES, *FORKS)
 OWN_ONLY = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 """Calls whose first argument is a process; 0 is the one that calls."""
 FLAGS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 """Which argument holds the MSG_* flags."""
+FOR_GPU = ("memfd_create",)
+"""Calls that the driver's library cannot do without, so that a request that may use a GPU may make them; its bound on
+memory counts the files that its processes have open."""
+LARGE_FILE = 0o100000
+"""O_LARGEFILE of asm-generic/fcntl.h, which says nothing on machines of 64 bits."""
 FASTOPEN, MPTCP, AF_SMC = 0x20000000, 262, 43
 """Ways to connect by TCP of which Landlock's hook hears nothing; linux/socket.h and linux/in.h."""
 X32 = 0x40000000
@@ -79,7 +90,7 @@ SET_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 8, 32
 """Of linux/seccomp.h. With the last one only a deadly signal disturbs a call that the keeper has taken (Linux 5.19)."""
 ALLOW, REFUSE, NOTIFY = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x7FC00000
 """SECCOMP_RET_* of linux/seccomp.h."""
-LOAD, EQUAL, AT_LEAST, ANY_OF, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, EQUAL, AT_LEAST, ANY_OF, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 """Instructions of linux/bpf_common.h; conditions skip so many instructions if true, so many if not."""
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data. Of an argument the lower half is looked at: each of these is an int."""
@@ -106,25 +117,29 @@ def number(name: str, machine: str) -> int:
     return CALLS[name][list(ARCHITECTURES).index(machine)]
 
 
-def program(machine: str) -> bytes:
-    """Return the filter for this architecture. Calls of its 32-bit tables and of x32 are all refused."""
+def program(machine: str, gpu: bool = False) -> bytes:
+    """Return the filter for this architecture, and for a request that may use a `gpu`.
+
+    Calls of the architecture's 32-bit tables and of x32 are all refused.
+    """
     code = [_op(LOAD, ARCHITECTURE), _op(EQUAL, ARCHITECTURES[machine], 1, 0), _op(RETURN, REFUSE), _op(LOAD, NUMBER)]
     if machine == "x86_64":
         code += [_op(AT_LEAST, X32, 0, 1), _op(RETURN, REFUSE)]
     for name in CALLS:
-        if number(name, machine) >= 0:
+        if number(name, machine) >= 0 and name not in (FOR_GPU if gpu else OPENS):
             block = _rule(name)
             code += [_op(EQUAL, number(name, machine), 0, len(block)), *block]
     return b"".join([*code, _op(RETURN, ALLOW)])
 
 
-def restrict() -> int:
+def restrict(gpu: bool = False) -> int:
     """Put this process and all that it starts behind the filter, for good; return its listener. Raises OSError.
 
-    The listener is a file descriptor: whoever reads it answers the calls of ASKED, see `notices`.
+    The listener is a file descriptor: whoever reads it answers the calls of ASKED, and of OPENS where it is for a `gpu`,
+    see `notices`.
     """
     machine = platform.machine()
-    content = program(machine)
+    content = program(machine, gpu)
     buffer = ctypes.create_string_buffer(content, len(content))
     described = _Program(len(content) // 8, ctypes.addressof(buffer))
     for flags in (NEW_LISTENER | WAIT_KILLABLE, NEW_LISTENER):
@@ -140,6 +155,9 @@ def _rule(name: str) -> list[bytes]:
     refuse, allow = _op(RETURN, REFUSE), _op(RETURN, ALLOW)
     if name in ASKED:
         return [_op(RETURN, NOTIFY)]
+    if name in OPENS:
+        flags = [_argument(OPENS[name] + 1), _op(AND, ~LARGE_FILE & 0xFFFFFFFF)]
+        return [*flags, _op(EQUAL, os.O_RDONLY, 2, 0), _op(EQUAL, os.O_RDWR, 1, 0), allow, _op(RETURN, NOTIFY)]
     if name in OWN_ONLY:
         return [_argument(0), _op(EQUAL, 0, 1, 0), refuse, allow]
     if name == "setpriority":

@@ -54,6 +54,7 @@ class Settings:
     passed_on: dict[str, str] = field(default_factory=dict)
     sandbox: str = "best-effort"
     readable: tuple[str, ...] = ()
+    gpu: bool = False
     servers: dict[str, mcp.Server] = field(default_factory=dict)
     deadline: float = 600.0
     max_processes: int = 4
@@ -91,6 +92,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
         passed_on={name: env.text(name) for name in PASSED_ON if env.text(name)},
         sandbox=_sandbox(env),
         readable=_readable(env),
+        gpu=env.flag("CLAUDE_PROXY_GPU", Settings.gpu),
         servers=mcp.read(env, "CLAUDE_PROXY_MCP_FILE"),
         deadline=env.seconds("CLAUDE_PROXY_DEADLINE", Settings.deadline, minimum=0.1),
         max_processes=env.integer("CLAUDE_PROXY_MAX_PROCESSES", capacity.processes(memory), minimum=1, maximum=256),

@@ -9,6 +9,7 @@ import docker
 from shipyard import fatbin, linking
 from shipyard.models import BuildResult, Project
 from tests.cuda.conftest import ARCHITECTURES, Root
+from tests.support import claude_proxy_image
 from tests.support.image_models import chat, serving
 from tests.support.images import CUDA, listed, members
 from tests.support.stack import ROOT
@@ -112,6 +113,28 @@ def test_it_is_prod_and_layers_on_top(client: docker.DockerClient, built: Built,
     below, mine = layers(prod[image].reference), layers(built[image].reference)
     assert mine[: len(below)] == below
     assert len(mine) == len(below) + {"api": 2, "claude-proxy": 1}[image]
+
+
+def test_it_is_told_about_the_gpu_and_nothing_else(
+    client: docker.DockerClient, built: Built, prod: Built, image: str
+) -> None:
+    def settings(reference: str) -> set[str]:
+        return set(client.api.inspect_image(reference)["Config"]["Env"])
+
+    more = {"NVIDIA_DRIVER_CAPABILITIES=compute,utility"}
+    more |= {"CLAUDE_PROXY_GPU=true"} if image == "claude-proxy" else set()
+    assert settings(built[image].reference) - settings(prod[image].reference) == more
+
+
+def test_a_tool_of_the_cli_finds_the_cuda_libraries(client: docker.DockerClient, built: Built, tmp_path: Path) -> None:
+    """In the sandbox of the real CLI's Bash; cudaErrorNoDevice and cudaErrorInsufficientDriver of driver_types.h."""
+    call = 'libraries.CDLL("libcudart.so.13").cudaGetDeviceCount(libraries.byref(libraries.c_int()))'
+    command = f"python3 -c 'import ctypes as libraries; print(\"error\", {call})'"
+    with claude_proxy_image.serving(client, built["claude-proxy"].reference, tmp_path) as container:
+        answer = claude_proxy_image.said(claude_proxy_image.bash(container, command))
+        log = container.logs().decode()
+    assert answer.rstrip().endswith(("error 35", "error 100"))
+    assert "there is no GPU here" in log
 
 
 def test_prod_has_no_model_runtime_and_nothing_of_cuda(client: docker.DockerClient, prod: Built, image: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_proxy import capacity, landlock
+from claude_proxy import capacity, gpu, landlock
 from claude_proxy.calls import Calls
 from claude_proxy.cli import Cli
 from claude_proxy.conversation import Ask
@@ -22,6 +22,21 @@ def test_a_request_reaches_its_folder_the_system_and_its_provider() -> None:
     assert found.ports == (443, 8080)
     everything = {*found.read, *found.write}
     assert not everything & {"/", "/app", "/home", "/proc", "/run", "/tmp", "/var", "/workspace", "/dev", "/sys"}
+
+
+def test_gpus_are_reached_where_they_are_named(tmp_path: Path) -> None:
+    assert gpu.nodes(tmp_path) == ()
+    (tmp_path / "nvidia-caps").mkdir()
+    names = ("nvidia0", "nvidia12", "nvidia-caps/nvidia-cap2", "nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")
+    for name in (*names, "nvidia-modeset", "nvidia-caps-imex-channels", "nvidia0x", "nvidia", "tty0"):
+        (tmp_path / name).touch()
+    found = gpu.nodes(tmp_path)
+    assert sorted(found) == sorted(str(tmp_path / name) for name in names)
+    plain = reach("/usr/bin/env", Path("/workspace/p/1"), (), (), ())
+    more = reach("/usr/bin/env", Path("/workspace/p/1"), (), (), (), found)
+    assert (plain.gpu, more.gpu) == (False, True)
+    assert set(more.write) - set(plain.write) == set(found)
+    assert set(more.read) - set(plain.read) == set(gpu.DESCRIPTIONS)
 
 
 @pytest.mark.parametrize(

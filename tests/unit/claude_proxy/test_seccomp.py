@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import struct
 
@@ -11,10 +12,10 @@ from claude_proxy.sandbox import Sandbox
 MACHINES = tuple(seccomp.ARCHITECTURES)
 
 
-def decided(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
+def decided(machine: str, number: int, *arguments: int, architecture: int | None = None, gpu: bool = False) -> int:
     """Run the filter as the kernel does: instructions of linux/bpf_common.h over a struct seccomp_data."""
     data = struct.pack("=iIQ6Q", number, architecture or seccomp.ARCHITECTURES[machine], 0, *(*arguments, *[0] * 6)[:6])
-    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine, gpu)))
     loaded = place = 0
     while True:
         operation, yes, no, value = code[place]
@@ -23,6 +24,8 @@ def decided(machine: str, number: int, *arguments: int, architecture: int | None
             return int(value)
         if operation == seccomp.LOAD:
             (loaded,) = struct.unpack_from("=I", data, value)
+        elif operation == seccomp.AND:
+            loaded &= value
         else:
             tests = {
                 seccomp.EQUAL: loaded == value,
@@ -32,8 +35,8 @@ def decided(machine: str, number: int, *arguments: int, architecture: int | None
             place += yes if tests[operation] else no
 
 
-def call(machine: str, name: str, *arguments: int) -> int:
-    return decided(machine, seccomp.number(name, machine), *arguments)
+def call(machine: str, name: str, *arguments: int, gpu: bool = False) -> int:
+    return decided(machine, seccomp.number(name, machine), *arguments, gpu=gpu)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -42,7 +45,7 @@ def test_some_calls_are_refused_some_asked_about_and_all_others_go_on(machine: s
         assert call(machine, name) == seccomp.REFUSE
     assert call(machine, "fchmodat") == call(machine, "fchmodat2") == seccomp.NOTIFY
     assert {decided(machine, each) for each in seccomp.numbers(seccomp.FORKS, machine)} == {seccomp.NOTIFY}
-    listed = {seccomp.number(name, machine) for name in seccomp.CALLS}
+    listed = {seccomp.number(name, machine) for name in seccomp.CALLS if name not in seccomp.OPENS}
     assert {decided(machine, number) for number in set(range(500)) - listed} == {seccomp.ALLOW}
 
 
@@ -65,6 +68,25 @@ def test_tcp_is_spoken_in_the_way_that_landlock_hears(machine: str) -> None:
     for name, place in seccomp.FLAGS.items():
         assert call(machine, name, *[0] * place, 0x4000) == seccomp.ALLOW  # MSG_NOSIGNAL
         assert call(machine, name, *[0] * place, 0x4000 | seccomp.FASTOPEN) == seccomp.REFUSE
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_request_that_may_use_a_gpu_is_asked_about_some_files_and_may_make_memory_without_one(machine: str) -> None:
+    def openat(flags: int) -> int:
+        return call(machine, "openat", 0, 0, flags, gpu=True)
+
+    assert call(machine, "memfd_create", gpu=True) == seccomp.ALLOW
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        assert openat(flags) == openat(flags | seccomp.LARGE_FILE) == seccomp.NOTIFY
+        assert openat(flags | os.O_CLOEXEC) == openat(flags | os.O_CREAT) == openat(flags | os.O_PATH) == seccomp.ALLOW
+    assert openat(os.O_WRONLY) == seccomp.ALLOW
+    rest = set(seccomp.CALLS) - {*seccomp.FOR_GPU, *seccomp.OPENS}
+    assert {name for name in rest if call(machine, name, gpu=True) != call(machine, name)} == set()
+
+
+def test_the_older_call_has_its_flags_elsewhere() -> None:
+    assert call("x86_64", "open", 0, os.O_RDONLY, 0, gpu=True) == seccomp.NOTIFY
+    assert call("x86_64", "open", 0, os.O_CLOEXEC, 0, gpu=True) == seccomp.ALLOW
 
 
 @pytest.mark.parametrize("machine", MACHINES)
