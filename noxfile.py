@@ -50,7 +50,9 @@ def lint(session: nox.Session) -> None:
     for overlay in ("prod", "prod+granger+monitoring"):
         session.run("invoke", "config", "--overlay", overlay, silent=True)  # fails on what must not be in production
     local = {"MODEL_SERVER": "local-llm", "LLM_CALL_API_VARIANT": "cuda", "CLAUDE_PROXY_VARIANT": "cuda"}
-    session.run("invoke", "config", "--overlay", "prod+gpu", silent=True, env=local)
+    for driver in ("nvidia", "cdi"):
+        with_gpu = {**local, "GPU_DRIVER": driver, "GPU_DEVICE": "1"}
+        session.run("invoke", "config", "--overlay", "prod+gpu", silent=True, env=with_gpu)
 
 
 @nox.session(tags=["lane1"])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import dotenv, variants
+from shipyard import dotenv, gpus, variants
 from shipyard.errors import StackFailed
 from shipyard.models import Project, Selection
 from shipyard.run import run
@@ -23,12 +23,16 @@ def client(
 ) -> DockerClient:
     """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names.
 
-    Raises ConfigError with what is wrong in the settings of variants.
+    Raises ConfigError with what is wrong in the settings of variants and GPUs. What those leave open about the GPU, the engine
+    decides.
     """
-    settings = dotenv.write(project)
-    variants.check(project, selection, {**settings, **os.environ})
+    written = dotenv.write(project)
+    settings = {**written, **os.environ}
+    variants.check(project, selection, settings)
+    if "gpu" in selection.add_ons:
+        os.environ.update(gpus.choice(engine, settings).variables())
     names = ["compose", selection.overlay, *selection.add_ons]
-    if selection.overlay == "dev" and settings.get("CLAUDE_LOGIN_FOLDER"):
+    if selection.overlay == "dev" and written.get("CLAUDE_LOGIN_FOLDER"):
         names.append("login")
     more = [Path(part) for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part and extra]
     files = [*(project.root / "compose" / f"{name}.yaml" for name in names), *more]

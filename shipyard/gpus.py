@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shipyard.diagnosis import gpu
+from shipyard.diagnosis import gpu, gpu_choice
 from shipyard.diagnosis.finding import FAIL, SKIP, WARN, Finding
 from shipyard.engine import api
-from shipyard.errors import CommandFailed, NoGpu
+from shipyard.errors import CommandFailed, ConfigError, NoGpu
 from shipyard.run import run
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ _VENDOR, _DISPLAY = "0x10de", "0x03"
 PATIENCE = 10.0
 
 
-def check(engine: Engine) -> None:
-    """Raise NoGpu with what is missing and what to do; asked before anything is built or stopped for it."""
-    info = api.get(engine.host, "/info") or {}
-    if engine.host.startswith("unix:"):
+def choice(engine: Engine, settings: Mapping[str, str]) -> gpu_choice.Choice:
+    """What containers get: what the settings say, else what the engine has. Raises EngineFailed."""
+    return gpu_choice.choose(api.get(engine.host, "/info") or {}, settings)
+
+
+def check(engine: Engine, settings: Mapping[str, str]) -> gpu_choice.Choice:
+    """Return what containers will get; asked before anything is built or stopped for it.
+
+    Raises ConfigError for settings that are wrong or name what is not there, NoGpu with what is missing and what to do.
+    """
+    if wrong := gpu_choice.faults(settings):
+        raise ConfigError(wrong)
+    info, local = api.get(engine.host, "/info") or {}, engine.host.startswith("unix:")
+    if local:
         found = device()
         if found.state == SKIP:
             msg = (
@@ -40,7 +51,10 @@ def check(engine: Engine) -> None:
             )
             raise NoGpu(msg)
         _refuse(found, FAIL, WARN)  # a card that nobody meant to use cannot be used either
-    _refuse(gpu.runtime(info), FAIL)
+    if wrong := gpu_choice.lacking(info, settings, cards(info, settings) if local else ()):
+        raise ConfigError(wrong)
+    _refuse(gpu.runtime(info, settings), FAIL)
+    return gpu_choice.choose(info, settings)
 
 
 def _refuse(found: Finding, *states: str) -> None:
@@ -78,6 +92,12 @@ def driver() -> Finding:
     """Whether the driver and its libraries agree and answer."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     return gpu.driver(loaded(), said(query) if shutil.which("nvidia-smi") else None)
+
+
+def cards(info: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+    """The names that NVIDIA's driver takes on this machine, where a setting has to be held against them; else nobody is asked."""
+    asked = gpu_choice.DEVICE in settings and gpu_choice.choose(info, settings).driver == gpu_choice.NVIDIA
+    return gpu_choice.listed(said(["nvidia-smi", "-L"]).text) if asked and shutil.which("nvidia-smi") else []
 
 
 def said(argv: list[str], env: dict[str, str] | None = None) -> gpu.Said:

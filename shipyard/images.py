@@ -73,6 +73,8 @@ def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
         if request.references
         else plans.select(project, request.images, request.target)
     )
+    if request.references and not chosen:
+        return []  # others made them all, such as a registry's
     wanted = plans.platforms(chosen, request.platform, native(engine))
     base = bases.remembered(engine, project.base)
     return [

@@ -113,11 +113,16 @@ def _devices(name: str, service: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     if found and (end is None or not str(service.get("image", "")).partition("@")[0].endswith(end)):
         may = ", ".join(f"{each} ({end})" if end else each for each, end in sorted(rules.ACCELERATED.items()))
         yield place, "reaches devices of the host", f"only these may, with such an image: {may}"
-    elif any(
-        each.get("driver") != rules.DEVICE or rules.CAPABILITY not in (each.get("capabilities") or ())
-        for each in found or ()
-    ):
-        yield place, "asks for another device than a GPU", f"driver: {rules.DEVICE}, capabilities: [{rules.CAPABILITY}]"
+    elif not all(map(_is_gpu, found or ())):
+        hint = f'driver: nvidia, device_ids: ["0"], or driver: cdi, device_ids: ["{rules.CDI_KIND}=0"]'
+        yield place, "asks for another device than a GPU", f"capabilities: [{rules.CAPABILITY}], {hint}"
+
+
+def _is_gpu(device: Mapping[str, Any]) -> bool:
+    """Whether a device is a GPU by its name, as compose/gpu-devices.yaml asks for one."""
+    pattern, names = rules.DEVICES.get(str(device.get("driver"))), device.get("device_ids") or ()
+    named = pattern is not None and bool(names) and all(pattern.fullmatch(str(each)) for each in names)
+    return named and rules.CAPABILITY in (device.get("capabilities") or ())
 
 
 def _bounds(service: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -12,8 +12,10 @@ PUBLISHED, ENTRANCE = "balancer", 8001
 LOCAL, LOOPBACK = "prometheus", ("127.0.0.1", "::1")
 #: The services that --gpu gives a device, by the end that their image's name must have for it.
 ACCELERATED: Mapping[str, str] = {"ollama": "", "llm-call-api": "-cuda", "claude-proxy": "-cuda"}
-#: What it is: an NVIDIA GPU, and nothing else that a driver of the engine has to give.
-DEVICE, CAPABILITY = "nvidia", "gpu"
+#: What it is: an NVIDIA GPU, and nothing else that a device driver of the engine has to give; CDI gives anything. The two drivers
+#: that have one, and what they call it: by an index, a UUID, "all" or whatever name a CDI specification has for it.
+CAPABILITY, CDI_KIND, GPU_NAME = "gpu", "nvidia.com/gpu", r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
+DEVICES = {"nvidia": re.compile(GPU_NAME), "cdi": re.compile(f"{re.escape(CDI_KIND)}={GPU_NAME}")}
 #: Networks that have neither a way out nor one to the host.
 CLOSED = ("agent", "data")
 #: The network of other projects: the only one that is not made by this stack.

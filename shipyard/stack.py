@@ -63,15 +63,15 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     """
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
+    settings = {**dotenv.write(project), **os.environ}
     if "gpu" in selection.add_ons:
-        gpus.check(engine)
+        console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))
     for fault in secrets_check.check(project).faults:
         console.warn(str(fault))
     (project.state / "api").mkdir(parents=True, exist_ok=True)
     for folder in (project.state, project.state / "api"):
         folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
-    settings = {**dotenv.write(project), **os.environ}
     for note in variants.notes(selection, settings):
         console.warn(note)
     overlays.check(project, engine, selection)

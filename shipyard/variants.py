@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from shipyard.diagnosis import gpu_choice
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project, Selection
 from shipyard.names import perhaps
@@ -84,8 +85,10 @@ def _server(settings: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def _gpu(selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]:
-    """A GPU that nobody would use, or that is demanded by one who gets none."""
+    """A GPU that there cannot be, that nobody would use, or that is demanded by one who gets none."""
     asked, prod = "gpu" in selection.add_ons, selection.overlay == "prod"
+    if asked:
+        yield from gpu_choice.faults(settings)
     accelerated = [settings.get(PROXY)] if selection.overlay != "dev" else []
     accelerated += [settings.get(API)] if prod else []
     if asked and settings.get(SERVER) == "local-llm" and "cuda" not in accelerated:

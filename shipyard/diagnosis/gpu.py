@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shipyard.diagnosis import gpu_choice
 from shipyard.diagnosis.finding import Finding, fail, ok, skip, warn, worst
+from shipyard.diagnosis.gpu_choice import CDI_KIND, GENERATE
 
 NONE = "no NVIDIA GPU on this machine"
-#: How CDI calls NVIDIA's devices, and where its specifications lie (the engine's default, `CDISpecDirs` of /info).
-CDI_KIND, CDI_FOLDERS = "nvidia.com/gpu", ("/etc/cdi", "/var/run/cdi")
+#: Where CDI specifications lie (the engine's default, `CDISpecDirs` of /info).
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 #: What NVML says in a container whose devices were taken away by a reload of systemd's units; known to NVIDIA as issue 48 of
 #: its container toolkit ("NOTICE: Containers losing access to GPUs").
 LOST = "Failed to initialize NVML: Unknown Error"
 MISMATCH = "Driver/library version mismatch"
 _NO_DRIVER = "couldn't communicate with the NVIDIA driver"
-_GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def toolkit(ctk: str, specifications: Mapping[str, str], loaded: str) -> Finding
     stale = [(path, was) for path, text in ours.items() for was in _libraries(text) if loaded and was != loaded]
     if stale:
         seen = ", ".join(f"{path} is of driver {was}, loaded is {loaded}" for path, was in dict.fromkeys(stale))
-        return fail(seen, _GENERATE)
+        return fail(seen, GENERATE)
     if not ctk and not ours:
         return fail(
             f"neither nvidia-ctk nor a CDI specification of {CDI_KIND} in {' or '.join(CDI_FOLDERS)}",
-            f"install nvidia-container-toolkit, then `{_GENERATE}`",
+            f"install nvidia-container-toolkit, then `{GENERATE}`",
         )
     return ok(", ".join([*([ctk] if ctk else []), *ours]))
 
@@ -96,21 +97,22 @@ def _libraries(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)", text)))
 
 
-def runtime(info: Mapping[str, Any]) -> Finding:
-    """Whether the engine can give a GPU to a container: by NVIDIA's runtime, or by CDI."""
-    devices = [str(each.get("ID", "")) for each in info.get("DiscoveredDevices") or ()]
-    ours = [each for each in devices if each.startswith(CDI_KIND)]
-    if "nvidia" in (info.get("Runtimes") or {}):
-        return ok("the engine has the runtime nvidia" + (f" and {', '.join(ours)}" if ours else ""))
-    if ours:
-        # Tried with engine 28.5.2 and devices of CDI alone: `could not select device driver "nvidia"`.
-        return warn(
-            f"the engine has {', '.join(ours)} by CDI alone; Compose asks for the driver nvidia, which it may refuse then",
-            "install nvidia-container-toolkit, then `nvidia-ctk runtime configure`, and restart the engine",
+def runtime(info: Mapping[str, Any], settings: Mapping[str, str], cards: Iterable[str] = ()) -> Finding:
+    """Whether the engine can give a GPU to a container, by NVIDIA's driver or by CDI, and the one that the settings name.
+
+    ``cards`` are the names that NVIDIA's driver takes, none where nobody could be asked.
+    """
+    if not gpu_choice.drivers(info):
+        return fail(
+            "there is a GPU, but the engine cannot give it to containers",
+            "install nvidia-container-toolkit, then `nvidia-ctk runtime configure` "
+            f"(or `{GENERATE}`, from engine 28.2 on) and restart the engine",
         )
-    return fail(
-        "there is a GPU, but the engine cannot give it to containers",
-        f"install nvidia-container-toolkit, then `nvidia-ctk runtime configure` (or `{_GENERATE}`) and restart the engine",
+    if wrong := gpu_choice.faults(settings) or gpu_choice.lacking(info, settings, cards):
+        return fail("; ".join(f"{each.place}: {each.problem}" for each in wrong), *(each.hint for each in wrong))
+    there = gpu_choice.devices(info)
+    return ok(
+        f"the engine gives {gpu_choice.choose(info, settings)}" + (f"; CDI has {', '.join(there)}" if there else "")
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from shipyard import bases, containers, dotenv, gpus
 from shipyard.diagnosis import gpu as judge
+from shipyard.diagnosis import gpu_choice
 from shipyard.diagnosis.finding import Finding, skip, worst
 from shipyard.doctor.patient import Patient
 from shipyard.engine import api
@@ -36,8 +37,9 @@ def toolkit(_: Patient) -> Finding:
 
 
 def engine(patient: Patient) -> Finding:
-    """Whether the engine knows how."""
-    return judge.runtime(patient.info)
+    """Whether the engine knows how, and has the one that the settings name."""
+    cards = gpus.cards(patient.info, patient.settings) if patient.local else ()
+    return judge.runtime(patient.info, patient.settings, cards)
 
 
 def container(patient: Patient) -> Finding:
@@ -45,15 +47,13 @@ def container(patient: Patient) -> Finding:
     question. Pulls nothing.
     """
     engine = patient.engine
-    if given := [each for each in _running(patient) if each["HostConfig"].get("DeviceRequests")]:
-        return worst([_inside(patient, each) for each in given])
+    if running := [each for each in _running(patient) if each["HostConfig"].get("DeviceRequests")]:
+        return worst([_inside(patient, each) for each in running])
     image = next((each for each in _images(patient) if api.image(engine.host, each)), None)
     if image is None:
         return skip("no image is here to look from; `invoke build`, then look again")
-    given_by = (
-        ["--gpus", "all"] if "nvidia" in (patient.info.get("Runtimes") or {}) else [f"--device={judge.CDI_KIND}=all"]
-    )
-    argv = [engine.docker, "run", "--rm", "--pull", "never", "--network", "none", *given_by]
+    given = gpu_choice.choose(patient.info, patient.settings).options()
+    argv = [engine.docker, "run", "--rm", "--pull", "never", "--network", "none", *given]
     argv += ["--env", "NVIDIA_DRIVER_CAPABILITIES=utility", "--entrypoint", "nvidia-smi", image, "-L"]
     return judge.container(f"a container of {image}", gpus.said(argv, engine.environment()))
 

@@ -1,5 +1,6 @@
 """The way of a GPU into a container, on machines that have none: the kernel's and the driver's files are stood in for, in a
-mount namespace of the test's own. The engine, its CDI devices, the container and the answer of Ollama's API are real.
+mount namespace of the test's own. The engine, its CDI devices, the containers that Compose gives them to, and the answer of
+Ollama's API are real.
 """
 
 from __future__ import annotations
@@ -36,17 +37,20 @@ CARD = "echo 'NVIDIA A10, 23028 MiB'"
 LISTED = "echo 'GPU 0: NVIDIA A10 (UUID: GPU-f15ae561-21b1-6003-c768-861fc285203b)'"
 LOST = "echo 'Failed to initialize NVML: Unknown Error'; exit 255"
 MISMATCH = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
-#: Ollama's `GET /api/ps`, from a file that a test changes, by what the base image has: Perl.
-OLLAMA = r"""
+#: Answers every request at a port with what a file says then, by what the base image has: Perl.
+SERVER = r"""
 use IO::Socket::INET;
-my $server = IO::Socket::INET->new(LocalPort => 11434, Listen => 5, ReuseAddr => 1) or die;
+my ($port, $path) = @ARGV;
+my $server = IO::Socket::INET->new(LocalPort => $port, Listen => 5, ReuseAddr => 1) or die;
 while (my $client = $server->accept) {
     while (<$client>) { last if /^\r?$/ }
-    open my $file, "<", "/given/ps.json"; local $/; my $body = <$file>;
+    open my $file, "<", $path; local $/; my $body = <$file>;
     print $client "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
     close $client;
 }
 """
+#: The GPUs of the CDI specification, and what lies at their device files.
+GPUS = {"0": "/dev/null", "1": "/dev/zero"}
 
 
 class Scene:
@@ -73,12 +77,14 @@ class Scene:
         ]
         library = f"/usr/lib/libcuda.so.{driver}"
         mounts.append({"hostPath": "/etc/hostname", "containerPath": library, "options": ["ro", "nosuid", "bind"]})
-        device = {"name": "all", "containerEdits": {"env": ["NVIDIA_VISIBLE_DEVICES=void"]}}
+        nodes = {name: {"path": f"/dev/nvidia{name}", "hostPath": path} for name, path in GPUS.items()}
+        chosen = {**{name: [node] for name, node in nodes.items()}, "all": list(nodes.values())}
+        devices = [{"name": name, "containerEdits": {"deviceNodes": each}} for name, each in chosen.items()]
         document = {
             "cdiVersion": "0.5.0",
             "kind": "nvidia.com/gpu",
-            "devices": [device],
-            "containerEdits": {"mounts": mounts},
+            "devices": devices,
+            "containerEdits": {"mounts": mounts, "env": ["NVIDIA_VISIBLE_DEVICES=void"]},
         }
         place = self.given / "nvidia.json"
         place.write_text(json.dumps(document))
@@ -142,6 +148,18 @@ def test_an_engine_that_was_not_told(scene: Scene) -> None:
     assert "the engine cannot give it to containers" in refused.stderr
 
 
+@pytest.mark.parametrize("driver", ["nvidia", "cdi"])
+def test_production_may_have_it_by_either_driver(scene: Scene, driver: str) -> None:
+    device = "GPU-f15ae561-21b1-6003-c768-861fc285203b"
+    _configure(scene.machine, GPU_DRIVER=driver, GPU_DEVICE=device, LLM_CALL_API_VARIANT="cuda")
+    done = scene.machine.invoke("config", "--overlay", "prod+gpu", "--json", prefix=scene.prefix)
+    assert done.returncode == 0, done.stderr
+    asked = {place: text for place, text in json.loads(done.stdout).items() if "reservations.devices" in place}
+    assert {place.split(".")[1] for place in asked} == {"ollama", "llm-call-api"}
+    name = device if driver == "nvidia" else f"nvidia.com/gpu={device}"
+    assert {text for place, text in asked.items() if "capabilities" not in place} == {driver, name}
+
+
 @pytest.fixture
 def given(scene: Scene) -> Iterator[Scene]:
     """With an engine that has read the specification at its start, and the base image in it."""
@@ -156,7 +174,7 @@ def given(scene: Scene) -> Iterator[Scene]:
     (machine.home / "data").mkdir()
     assert machine.invoke("engine.up", prefix=scene.prefix).returncode == 0
     try:
-        _copy(shared, Engine(own, shared.docker, "embedded", machine.home / "client"), base)
+        _copy(shared, _engine(machine), base)
         yield scene
     finally:
         machine.invoke("engine.down", prefix=scene.prefix)
@@ -171,7 +189,8 @@ def _copy(source: Engine, target: Engine, image: str) -> None:
 def test_from_the_engine_to_the_model(given: Scene) -> None:
     machine = given.machine
     found = machine.examined(status=0, prefix=given.prefix)
-    assert found.seen("GPU engine").startswith("the engine has nvidia.com/gpu=all by CDI alone")
+    assert found.state("GPU engine") == "ok"
+    assert found.seen("GPU engine") == "the engine gives nvidia.com/gpu=0 by CDI; CDI has 0, 1, all"
     assert found.seen("GPU container").startswith("a container of shipyard-base:")
     assert found.seen("GPU container").endswith(" sees GPU 0: NVIDIA A10")
     assert found.seen("GPU model").startswith("no Ollama of this checkout runs")
@@ -189,6 +208,115 @@ def test_from_the_engine_to_the_model(given: Scene) -> None:
     assert lost.state("GPU model") == "skip"
 
 
+@pytest.fixture
+def stack(given: Scene) -> Iterator[Scene]:
+    """With a Compose file that puts the base image in the place of every other, for as little as a start needs of them."""
+    machine = given.machine
+    names = ("balancer", "llm-call-api", "claude-proxy", "egress", "redis", "ollama", "debug-ports")
+    well = {"test": ["CMD", "true"], "interval": "1s"}
+    idle = {"image": _base(machine), "command": ["sleep", "infinity"], "healthcheck": well}
+    # What the toolkit asks the balancer, of one who has heard of an instance of the API.
+    (given.given / "balancer.json").write_text('{"instances": 1}')
+    asked = ["perl", "-e", SERVER.replace("$", "$$"), "8001", "/given/balancer.json"]
+    balancer = {**idle, "command": asked, "volumes": [f"{given.given}:/given:ro"]}
+    services = {**dict.fromkeys(names, idle), "balancer": balancer}
+    (given.given / "idle.json").write_text(json.dumps({"services": services}))
+    machine.variables["SHIPYARD_COMPOSE_EXTRA"] = str(given.given / "idle.json")
+    _configure(machine, OLLAMA_CPUS="1", OLLAMA_MEMORY="64m")
+    yield given
+    machine.invoke("down", "--volumes", prefix=given.prefix)
+
+
+def test_what_an_engine_with_cdi_alone_has_not_is_refused_before_anything_starts(stack: Scene) -> None:
+    machine = stack.machine
+    for settings, problem in (
+        ({"GPU_DRIVER": "nvidia"}, ".env: GPU_DRIVER: the engine has no device driver nvidia for GPUs; leave it out: "),
+        ({"GPU_DRIVER": "cdi", "GPU_DEVICE": "2"}, '.env: GPU_DEVICE: there is no "2"; known: 0, 1, all'),
+    ):
+        _configure(machine, **settings)
+        refused = machine.invoke("hybrid", "--gpu", prefix=stack.prefix)
+        assert (refused.returncode, problem in refused.stderr) == (3, True), refused.stderr
+        assert _services(machine) == {}
+    assert 'could not select device driver "nvidia"' in _plain(stack), "it is the engine that refuses otherwise"
+
+
+def test_a_stack_on_an_engine_that_has_it_by_cdi_alone(stack: Scene) -> None:
+    machine = stack.machine
+    started = machine.invoke("hybrid", "--gpu", prefix=stack.prefix)
+    assert started.returncode == 0, started.stderr
+    assert "containers get nvidia.com/gpu=0 by CDI" in started.stderr
+    first = _services(machine)
+    assert {service: _cards(machine, each) for service, each in first.items()} == {
+        **{each: set() for each in ("balancer", "llm-call-api", "claude-proxy", "egress", "redis", "debug-ports")},
+        "ollama": {"nvidia0"},
+    }
+    status = json.loads(machine.invoke("status", "--json", prefix=stack.prefix).stdout)
+    assert (status["overlay"], status["add_ons"]) == ("hybrid", ["gpu"])
+    assert _plain(stack, GPU_DRIVER="cdi") == ""
+    assert _services(machine) == first, "plain Compose comes to the same with this line of .env"
+
+    _configure(machine, GPU_DEVICE="all")
+    moved = machine.invoke("hybrid", "--gpu", prefix=stack.prefix)
+    assert moved.returncode == 0, moved.stderr
+    second = _services(machine)
+    assert _cards(machine, second.pop("ollama")) == {"nvidia0", "nvidia1"}
+    assert second.items() <= first.items(), "nobody else was touched"
+
+
+def _configure(machine: Machine, **settings: str) -> None:
+    """Lines of .env about GPUs, in the place of earlier ones; of other settings, further ones."""
+    file = machine.root / ".env"
+    kept = [line for line in file.read_text().splitlines() if not line.startswith("GPU_")]
+    file.write_text("".join(f"{line}\n" for line in [*kept, *(f"{name}={text}" for name, text in settings.items())]))
+
+
+def _plain(scene: Scene, **settings: str) -> str:
+    """Compose as a person has it who has no toolkit, with these lines of .env; return what it complains of."""
+    machine = scene.machine
+    _configure(machine, **settings)
+    engine, names = _engine(machine), ("compose", "hybrid", "gpu")
+    files = [f"--file=compose/{name}.yaml" for name in names] + [f"--file={scene.given}/idle.json"]
+    argv = [engine.docker, "compose", *files, "up", "--detach", "--wait", "ollama"]
+    done = subprocess.run(
+        argv, check=False, cwd=machine.root, env=engine.environment(), capture_output=True, text=True, timeout=60
+    )
+    return done.stderr if done.returncode else ""
+
+
+def _docker(machine: Machine, *words: str) -> str:
+    engine = _engine(machine)
+    done = subprocess.run(
+        [engine.docker, *words], check=False, env=engine.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def _services(machine: Machine) -> dict[str, str]:
+    """Services by the container that runs for each, and its id."""
+    shown = _docker(machine, "ps", "--all", "--format", '{{.Label "com.docker.compose.service"}} {{.ID}}')
+    return dict(line.split() for line in shown.splitlines())
+
+
+def _cards(machine: Machine, container: str) -> set[str]:
+    """The GPUs' device files in a container, each of which can be read and is the one that the specification names."""
+    found = set(_docker(machine, "exec", container, "sh", "-c", "ls /dev | grep nvidia || true").split())
+    for name in found:
+        same = f"test -c /dev/{name} && head -c 1 /dev/{name} | cmp - {GPUS[name[6:]]} -n 1"
+        _docker(machine, "exec", container, "sh", "-c", same)
+    return found
+
+
+def _engine(machine: Machine) -> Engine:
+    docker, client = shipyard.engine.find().docker, machine.home / "client"
+    return Engine(f"unix://{machine.home}/run/docker.sock", docker, "embedded", client)
+
+
+def _base(machine: Machine) -> str:
+    """The one image that its engine has."""
+    return str(next(iter(json.loads((machine.home / "base.json").read_text()).values()))["reference"])
+
+
 def _loaded(scene: Scene, *, size_vram: int) -> None:
     document = {"models": [{"name": "tiny:1b", "size": 1000, "size_vram": size_vram}]}
     (scene.given / "ps.json").write_text(json.dumps(document))
@@ -200,10 +328,9 @@ def _ollama(scene: Scene, *, size_vram: int) -> None:
     machine = scene.machine
     labels = {"project": shipyard.dotenv.project_name(machine.root), "service": "ollama"}
     words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
-    base = next(iter(json.loads((machine.home / "base.json").read_text()).values()))["reference"]
-    engine = Engine(f"unix://{machine.home}/run/docker.sock", shipyard.engine.find().docker, "embedded")
+    base, engine = _base(machine), _engine(machine)
     argv = [engine.docker, "run", "--detach", "--pull=never", "--init", "--name=ollama", "--device=nvidia.com/gpu=all"]
-    argv += [*words, f"--volume={scene.given}:/given:ro", base, "perl", "-e", OLLAMA]
+    argv += [*words, f"--volume={scene.given}:/given:ro", base, "perl", "-e", SERVER, "11434", "/given/ps.json"]
     subprocess.run(argv, env=engine.environment(), check=True, stdout=subprocess.DEVNULL)
     inspect = [
         engine.docker,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shipyard.diagnosis import gpu
-from shipyard.diagnosis.finding import FAIL, OK, SKIP, WARN
+from shipyard.diagnosis.finding import FAIL, OK, SKIP, WARN, ok
 from shipyard.diagnosis.gpu import Said
 
 NODE = "/dev/nvidiactl"
@@ -67,11 +67,23 @@ def test_a_specification_of_an_earlier_driver() -> None:
 
 
 def test_engines() -> None:
-    assert gpu.runtime({"Runtimes": {"nvidia": {}}}).state == OK
-    alone = gpu.runtime({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]})
-    assert (alone.state, "nvidia.com/gpu=0 by CDI alone" in alone.seen) == (WARN, True)
+    nvidia = {"Runtimes": {"nvidia": {}}}
+    assert gpu.runtime(nvidia, {}) == ok("the engine gives GPU 0 by the driver nvidia")
+    alone = {"DiscoveredDevices": [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "all")]}
+    assert gpu.runtime(alone, {}) == ok("the engine gives nvidia.com/gpu=0 by CDI; CDI has 0, all")
+    assert gpu.runtime({**nvidia, **alone}, {"GPU_DRIVER": "cdi", "GPU_DEVICE": "all"}).seen.startswith(
+        "the engine gives nvidia.com/gpu=all by CDI"
+    )
     for info in ({}, {"Runtimes": {"runc": {}}}, {"DiscoveredDevices": [{"ID": "other/x"}]}):
-        assert "nvidia-container-toolkit" in gpu.runtime(info).mend[0]
+        assert "nvidia-container-toolkit" in gpu.runtime(info, {}).mend[0]
+
+
+def test_settings_that_the_engine_cannot_meet() -> None:
+    both = gpu.runtime({"Runtimes": {"nvidia": {}}}, {"GPU_DRIVER": "x", "GPU_DEVICE": ""})
+    assert (both.state, len(both.mend)) == (FAIL, 2)
+    assert both.seen == '.env: GPU_DRIVER: "x" is no device driver for GPUs; .env: GPU_DEVICE: is empty'
+    card = gpu.runtime({"Runtimes": {"nvidia": {}}}, {"GPU_DEVICE": "1"}, ["0", "GPU-f15ae561"])
+    assert card.seen == '.env: GPU_DEVICE: there is no "1"'
 
 
 def test_containers() -> None:

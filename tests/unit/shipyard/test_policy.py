@@ -206,7 +206,8 @@ def test_the_sandbox_is_required(value: str | None) -> None:
     assert places(config) == ["services.claude-proxy.environment.CLAUDE_PROXY_SANDBOX"]
 
 
-GPU = {"driver": "nvidia", "count": 1, "capabilities": ["gpu", "compute", "utility"]}
+GPU = {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu", "compute", "utility"]}
+BY_CDI = {**GPU, "driver": "cdi", "device_ids": ["nvidia.com/gpu=0"]}
 
 
 @pytest.mark.parametrize(
@@ -216,12 +217,24 @@ GPU = {"driver": "nvidia", "count": 1, "capabilities": ["gpu", "compute", "utili
         ("llm-call-api", "llm-call-api:1.0.0-cuda", GPU, False),
         ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", GPU, False),
         ("claude-proxy", "registry:5000/llm-call-claude-proxy:1.0.0-cuda@sha256:" + "0" * 64, GPU, False),
+        ("ollama", "ollama/ollama:0.12.6", BY_CDI, False),
+        ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": ["nvidia.com/gpu=all"]}, False),
+        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", BY_CDI, False),
+        ("llm-call-api", "llm-call-api:1.0.0-cuda", {**GPU, "device_ids": ["GPU-f15ae561-21b1-6003"]}, False),
         ("llm-call-api", "llm-call-api:1.0.0", GPU, True),
+        ("llm-call-api", "llm-call-api:1.0.0", BY_CDI, True),
+        ("redis", "llm-call-redis:1.0.0-cuda", BY_CDI, True),
         ("llm-call-api", "llm-call-api:1.0.0-local", GPU, True),
         ("claude-proxy", "llm-call-claude-proxy:1.0.0", GPU, True),
         ("redis", "llm-call-redis:1.0.0-cuda", GPU, True),
         ("ollama", "ollama/ollama:0.12.6", {"count": 1}, True),
-        ("llm-call-api", "llm-call-api:1.0.0-cuda", {"driver": "cdi", "device_ids": ["vendor.com/disk=0"]}, True),
+        ("llm-call-api", "llm-call-api:1.0.0-cuda", {**BY_CDI, "device_ids": ["vendor.com/disk=0"]}, True),
+        ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": ["nvidia.com/gpu=0", "vendor.com/disk=0"]}, True),
+        ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": ["nvidia.com/gpu-like=0"]}, True),
+        ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": ["0"]}, True),
+        ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": []}, True),
+        ("ollama", "ollama/ollama:0.12.6", {**GPU, "device_ids": ["nvidia.com/gpu=0"]}, True),
+        ("ollama", "ollama/ollama:0.12.6", {"device_ids": ["0"], "capabilities": ["gpu"]}, True),
         ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "driver": "other"}, True),
         ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "capabilities": ["tpu"]}, True),
     ],
