@@ -21,6 +21,8 @@ CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 #: its container toolkit ("NOTICE: Containers losing access to GPUs").
 LOST = "Failed to initialize NVML: Unknown Error"
 MISMATCH = "Driver/library version mismatch"
+#: What models are called that the API runs itself (config/models.toml).
+LOCAL_MODELS = "local/"
 _NO_DRIVER = "couldn't communicate with the NVIDIA driver"
 
 
@@ -137,6 +139,23 @@ def model(document: Mapping[str, Any]) -> Finding:
     """Whether the models that Ollama has loaded (`GET /api/ps`) are on the GPU: ``size_vram`` of ``size`` bytes."""
     found = [_model(each) for each in document.get("models") or ()]
     return worst(found) if found else skip("no model is loaded; ask one, then look again")
+
+
+def served(document: Mapping[str, Any]) -> Finding:
+    """Whether the local models of an API whose image has CUDA run on the GPU (``GET /health``)."""
+    there: Mapping[str, Any] = document.get("dependencies") or {}
+    if not any(name.startswith(LOCAL_MODELS) for name in there):
+        return skip("the API lists no local model")
+    if "gpu" not in there:
+        return fail(
+            "local models of the API run on the CPU",
+            "start with `--gpu`; `invoke logs --service llm-call-api` says why no GPU was found",
+        )
+    if there["gpu"].get("state") != "ok":
+        return fail(
+            f"the API has lost its GPU: {there['gpu'].get('reason', '?')}", "see `invoke logs --service llm-call-api`"
+        )
+    return ok("local models of the API are on the GPU")
 
 
 def _model(each: Mapping[str, Any]) -> Finding:

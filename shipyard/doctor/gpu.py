@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from shipyard import bases, containers, dotenv, gpus
 from shipyard.diagnosis import gpu as judge
@@ -14,11 +15,27 @@ from shipyard.diagnosis.finding import Finding, skip, worst
 from shipyard.doctor.patient import Patient
 from shipyard.engine import api
 
-#: Ollama's service, the port that it listens on in its container, and the seconds in which it says what it has loaded.
-_SERVICE, _PORT, _PATIENCE = "ollama", 11434, 3.0
+#: Seconds in which a server says what it has loaded.
+_PATIENCE = 3.0
 #: Where a Compose file says which image Ollama's is by default.
 _IMAGE = re.compile(r"\$\{OLLAMA_IMAGE:-([^}]+)\}")
+#: What the image is called that can take Ollama's place (docker/images.toml).
+_STAND_IN = "llm-call-local-llm:"
 _ELSEWHERE = "the engine does not run on this machine"
+
+
+class _Server(NamedTuple):
+    """A service of the stack, its port in its container, and where it tells of its models by which statuses."""
+
+    service: str
+    port: int
+    path: str
+    answers: tuple[int, ...] = (200,)
+
+
+_OLLAMA = _Server("ollama", 11434, "/api/ps")
+#: 503 is the answer of one that is not ready, such as for want of its GPU.
+_API = _Server("llm-call-api", 8001, "/health", (200, 503))
 
 
 def device(patient: Patient) -> Finding:
@@ -64,25 +81,36 @@ def _inside(patient: Patient, running: dict[str, Any]) -> Finding:
 
 
 def model(patient: Patient) -> Finding:
-    """What Ollama says of the models that it has loaded."""
-    running = next(iter(_running(patient, _SERVICE)), None)
-    if running is None:
-        return skip("no Ollama of this checkout runs; `invoke hybrid --gpu` starts one")
+    """What those who may have models on a GPU say of them: Ollama, and each API whose image has CUDA."""
+    found = [_asked(each, _OLLAMA, judge.model) for each in _running(patient, _OLLAMA.service)]
+    apis = [
+        each for each in _running(patient, _API.service) if each["Config"]["Image"].partition("@")[0].endswith("-cuda")
+    ]
+    found += [_asked(each, _API, judge.served) for each in apis]
+    if not found:
+        return skip("no Ollama of this checkout runs, and no API with CUDA; `invoke hybrid --gpu` starts the first")
+    return worst(found)
+
+
+def _asked(running: dict[str, Any], server: _Server, judgement: Callable[[dict[str, Any]], Finding]) -> Finding:
+    if _STAND_IN in running["Config"]["Image"]:
+        return skip("local-llm is in Ollama's place: its models run on the CPU")
     networks = (running["NetworkSettings"].get("Networks") or {}).values()
-    address = next((each["IPAddress"] for each in networks if each.get("IPAddress")), "")
+    # From this machine no way leads into a network without a gateway.
+    address = next((each["IPAddress"] for each in networks if each.get("IPAddress") and each.get("Gateway")), "")
     try:
-        return judge.model(loaded(address, _PORT))
+        return judgement(_document(address, server))
     except (OSError, ValueError, http.client.HTTPException) as problem:
-        return skip(f"Ollama cannot be asked at {address}:{_PORT} ({problem})")
+        return skip(f"{running['Name'].lstrip('/')} cannot be asked at {address}:{server.port} ({problem})")
 
 
-def loaded(address: str, port: int) -> dict[str, Any]:
-    """Ollama's `GET /api/ps`. Raises OSError, ValueError or HTTPException when it does not answer so."""
-    connection = http.client.HTTPConnection(address, port, timeout=_PATIENCE)
+def _document(address: str, server: _Server) -> dict[str, Any]:
+    """What it answers. Raises OSError, ValueError or HTTPException when that is no document of its own."""
+    connection = http.client.HTTPConnection(address, server.port, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/api/ps")
+        connection.request("GET", server.path)
         response = connection.getresponse()
-        if response.status != http.client.OK:
+        if response.status not in server.answers:
             msg = f"it answers {response.status}"
             raise ValueError(msg)
         found: dict[str, Any] = json.loads(response.read())

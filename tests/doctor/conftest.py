@@ -48,9 +48,12 @@ class Machine:
         for place in (self.home, self.programs, folder / "docker"):
             place.mkdir()
         for name in TREE:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             self.root.mkdir(exist_ok=True)
-            copy(ROOT / name, self.root / name)
+            if (ROOT / name).is_dir():
+                # Without compose/.env, the link to the settings of whoever owns this checkout.
+                shutil.copytree(ROOT / name, self.root / name, ignore=shutil.ignore_patterns(".env", "__pycache__"))
+            else:
+                shutil.copy(ROOT / name, self.root / name)
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         (self.root / ".env").write_text("".join(f"{name}={port}\n" for name, port in self.ports.items()))
         project = shipyard.config.load(self.root)

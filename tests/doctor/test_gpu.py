@@ -200,6 +200,12 @@ def test_from_the_engine_to_the_model(given: Scene) -> None:
     assert cpu.seen("GPU container") == "container ollama sees GPU 0: NVIDIA A10"
     _loaded(given, size_vram=1000)
     assert machine.examined(status=0, prefix=given.prefix).seen("GPU model") == "tiny:1b is on the GPU"
+    _api(given)
+    assert (
+        machine.examined(status=24, prefix=given.prefix).seen("GPU model") == "local models of the API run on the CPU"
+    )
+    _health(given, gpu={"state": "ok"})
+    assert machine.examined(status=0, prefix=given.prefix).state("GPU model") == "ok"
     given.smi(LOST, given.given / "nvidia-smi")
     lost = machine.examined(status=24, prefix=given.prefix)
     assert lost.failed() == {"GPU container"}
@@ -323,26 +329,32 @@ def _loaded(scene: Scene, *, size_vram: int) -> None:
 
 
 def _ollama(scene: Scene, *, size_vram: int) -> None:
-    """A container that says what Ollama says, with the labels that Compose gives to its service."""
     _loaded(scene, size_vram=size_vram)
+    _server(scene, "ollama", _base(scene.machine), 11434, "/given/ps.json", "--device=nvidia.com/gpu=all")
+
+
+def _health(scene: Scene, **dependencies: object) -> None:
+    document = {"status": "ok", "dependencies": {"local/tiny": {"state": "ok", "required": False}, **dependencies}}
+    (scene.given / "health.json").write_text(json.dumps(document))
+
+
+def _api(scene: Scene) -> None:
+    image = "llm-call-api:of-the-test-cuda"
+    _docker(scene.machine, "tag", _base(scene.machine), image)
+    _health(scene)
+    _server(scene, "llm-call-api", image, 8001, "/given/health.json")
+
+
+def _server(scene: Scene, service: str, image: str, port: int, file: str, *options: str) -> None:
+    """A container that says what a service says, with the labels that Compose gives to it."""
     machine = scene.machine
-    labels = {"project": shipyard.dotenv.project_name(machine.root), "service": "ollama"}
+    labels = {"project": shipyard.dotenv.project_name(machine.root), "service": service}
     words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
-    base, engine = _base(machine), _engine(machine)
-    argv = [engine.docker, "run", "--detach", "--pull=never", "--init", "--name=ollama", "--device=nvidia.com/gpu=all"]
-    argv += [*words, f"--volume={scene.given}:/given:ro", base, "perl", "-e", SERVER, "11434", "/given/ps.json"]
-    subprocess.run(argv, env=engine.environment(), check=True, stdout=subprocess.DEVNULL)
-    inspect = [
-        engine.docker,
-        "inspect",
-        "--format",
-        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-        "ollama",
-    ]
-    address = subprocess.run(
-        inspect, env=engine.environment(), check=True, capture_output=True, text=True
-    ).stdout.strip()
-    asked = ["bash", "-c", f"exec 3<>/dev/tcp/{address}/11434"]
+    words += ["--pull=never", "--init", f"--name={service}", f"--volume={scene.given}:/given:ro", *options]
+    _docker(machine, "run", "--detach", *words, image, "perl", "-e", SERVER, str(port), file)
+    shown = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    address = _docker(machine, "inspect", "--format", shown, service).strip()
+    asked = ["bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}"]
     wait_until(
-        lambda: subprocess.run([*scene.prefix, *asked], check=False, capture_output=True).returncode == 0, "Ollama", 20
+        lambda: subprocess.run([*scene.prefix, *asked], check=False, capture_output=True).returncode == 0, service, 20
     )

@@ -100,6 +100,18 @@ def test_containers() -> None:
     assert gpu.container("x", Said(None, "")).state == FAIL
 
 
+def test_local_models_of_the_api() -> None:
+    def health(**dependencies: object) -> dict[str, object]:
+        return {"status": "ok", "dependencies": {"redis": {"state": "ok"}, **dependencies}}
+
+    local = {"local/tiny": {"state": "ok", "required": False}}
+    assert gpu.served({}).state == gpu.served(health()).state == SKIP
+    assert gpu.served(health(**local)).seen == "local models of the API run on the CPU"
+    assert gpu.served(health(**local, gpu={"state": "ok"})) == ok("local models of the API are on the GPU")
+    lost = gpu.served(health(**local, gpu={"state": "failed", "reason": "llama-server finds no GPU"}))
+    assert (lost.state, lost.seen) == (FAIL, "the API has lost its GPU: llama-server finds no GPU")
+
+
 def test_models() -> None:
     def loaded(*models: tuple[str, int, int]) -> dict[str, object]:
         return {"models": [{"name": name, "size": size, "size_vram": there} for name, size, there in models]}
