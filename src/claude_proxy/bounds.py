@@ -10,11 +10,13 @@ import errno
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from claude_proxy import cgroup, disk, tree
+from claude_proxy.meter import Meter
 
 PIDS, MEMORY, CONTAINER, DISK = "pids", "memory", "container", "disk"
 """Names of bounds, as the keeper tells them; CONTAINER: its memory was all but used up, and this request had tools."""
@@ -22,6 +24,8 @@ RESERVE = 64
 """Of the container's processes: for the proxy, its launcher, the keepers, health probes, and what asks just now."""
 LOOK_SECONDS, SOON_SECONDS, CALM_SECONDS = 0.1, 0.02, 1.0
 """Between two looks at the memory: usually, above half of the bound, without tools. 2 processors fill 0.5 GB in 0.1 s."""
+ROUND_SECONDS = 0.5
+"""Between two measurements of the disk."""
 EFFORT = 20
 """The keeper rests so many times as long as a look took of its processor; what it waited for one is not its work."""
 NEARLY_USED = 0.9, 0.97
@@ -75,8 +79,11 @@ class Guard:
         self._count = self._bounds.pids
         self._rest = LOOK_SECONDS if self._tools else CALM_SECONDS
         self._next_look = time.monotonic() + self._rest
-        self._disk = disk.Meter(job["folder"])
+        self._disk = Meter(partial(disk.sizes, job["folder"]), ROUND_SECONDS)
         self._next_walk = self._next_look if self._tools else math.inf
+        self._unfiled = Meter(self._parts_without_file, LOOK_SECONDS)
+        self._without_file = 0
+        self._next_count = self._next_look if self._gpu else math.inf
 
     def fork(self) -> int | None:
         """Decide about one more process or thread: 0, the errno to refuse it with, or None: the request has to end."""
@@ -92,19 +99,23 @@ class Guard:
 
     def pause(self) -> float:
         """Return the seconds until `look` has something to do."""
-        return max(0.0, min(self._next_look, self._next_walk) - time.monotonic())
+        return max(0.0, min(self._next_look, self._next_walk, self._next_count) - time.monotonic())
 
     def look(self) -> str:
         """Look at what is due now; return the name of the bound that was passed, or nothing."""
         now = time.monotonic()
         over = ""
         if now >= self._next_look:
-            begun = time.process_time()
+            begun = time.thread_time()
             over = self._look_at_memory()
-            self._next_look = time.monotonic() + max(self._rest, EFFORT * (time.process_time() - begun))
+            self._next_look = time.monotonic() + max(self._rest, EFFORT * (time.thread_time() - begun))
         elif now >= self._next_walk:
             over = DISK if self._disk.measure() > self._bounds.disk else ""
             self._next_walk = time.monotonic() + self._disk.rest
+        elif now >= self._next_count:
+            # In steps of its own: whoever has very many files open is not to put off the look at all other memory.
+            self._without_file = max(self._unfiled.measure(), self._unfiled.whole)
+            self._next_count = time.monotonic() + self._unfiled.rest
         return over
 
     def _refused(self) -> bool:
@@ -116,11 +127,9 @@ class Guard:
     def _look_at_memory(self) -> str:
         bound = self._bounds.memory
         pids = tree.below(self._keeper)
-        own = tree.resident(pids)
+        own = self._all(tree.resident(pids))
         if own > bound:
-            own = tree.shared_out(pids)
-        if self._gpu:
-            own += tree.without_file(pids)
+            own = self._all(tree.shared_out(pids))
         if self._tools:
             self._rest = SOON_SECONDS if own > bound // 2 else LOOK_SECONDS
         if own > bound:
@@ -129,3 +138,10 @@ class Guard:
         if memory is None or memory.used() <= memory.limit * NEARLY_USED[0]:
             return ""
         return CONTAINER if exhausted(own, bound, memory.kept(), memory.limit) else ""
+
+    def _parts_without_file(self) -> Iterator[int]:
+        yield from tree.without_file(tree.below(self._keeper))
+
+    def _all(self, found: tree.Memory) -> int:
+        # What has no file may be mapped, too: it counts once.
+        return found.own + max(found.shared, self._without_file)

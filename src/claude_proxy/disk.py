@@ -1,45 +1,17 @@
-"""How much disk a request's folder takes, measured in small steps, so that its keeper never stays away for long."""
+"""How much disk a request's folder takes, part by part (see `meter`)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 
-STEP_SECONDS, REST_SECONDS = 0.005, 0.1
-"""How long one step takes, and how long the keeper rests after it."""
-ROUND_SECONDS = 0.5
-"""Between the end of one measurement and the beginning of the next."""
 LEVELS = 32
 """How deep it looks, with a file held open for each level."""
 ENTRY = 4096
 """Bytes that a file counts for merely existing: so there is a bound on their number, too."""
 BLOCK = 512
 """What stat(2) counts in."""
-
-
-class Meter:
-    """Measures one folder again and again. `rest` is how many seconds to wait before the next step."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._sizes: Iterator[int] = iter(())
-        self._total = 0
-        self.rest = ROUND_SECONDS
-
-    def measure(self) -> int:
-        """Take one step; return the bytes found so far in this round."""
-        end = time.monotonic() + STEP_SECONDS
-        for size in self._sizes:
-            self._total += size
-            if time.monotonic() > end:
-                self.rest = REST_SECONDS
-                return self._total
-        total, self._total = self._total, 0
-        self._sizes = sizes(self._folder)
-        self.rest = ROUND_SECONDS
-        return total
 
 
 def sizes(folder: str) -> Iterator[int]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from claude_proxy import notices
 from claude_proxy.notices import Notice
 
-ENTRY = re.compile(r"/proc/(self|thread-self|\d+)/((?:task/\d+/)?(comm|maps|stat|status))")
+ENTRY = re.compile(r"/proc/(self|thread-self|\d+)/((?:task/\d+/)?(comm|maps|stat|status))", re.ASCII)
 """By whom it is named, where it is from there, and its name."""
 WRITABLE = ("comm",)
 """A thread's name: the driver's library gives its threads names, and does without a GPU where it may not."""
-TGID = re.compile(r"^Tgid:\s+(\d+)$", re.MULTILINE)
+TGID = re.compile(rb"^Tgid:\s+(\d+)$", re.MULTILINE)
+"""Bytes: a thread's name, which stands beside it, may be any."""
 
 
 def answer(listener: int, notice: Notice, path: int, flags: int) -> None:
@@ -53,5 +54,5 @@ def _opened(listener: int, notice: Notice, path: str, flags: int) -> int | None:
 
 def _process(thread: int) -> str:
     """Return the number of the process that a thread is of."""
-    found = TGID.search(Path(f"/proc/{thread}/status").read_text())
-    return found[1] if found else ""
+    found = TGID.search(Path(f"/proc/{thread}/status").read_bytes())
+    return found[1].decode() if found else ""

@@ -9,9 +9,9 @@ proxy is gone: everything is killed at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
-import platform
 import resource
 import select
 import signal
@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from claude_proxy import bounds, entries, kernel, landlock, modes, notices, seccomp, tree
+from claude_proxy import bounds, kernel, landlock, modes, seccomp, tree
+from claude_proxy.held import Answers
 from serving import parent
 
 TERMINATE = b"t"
@@ -33,12 +34,8 @@ NICE = 10
 """How far a CLI steps back. Measured with 16 CLIs on 2 cores: p99 of /health/live 10 ms instead of 56."""
 KEEPER_NICE = 5
 """A keeper comes before the CLI, and after the proxy: tools that fork without end make it work."""
-REFUSAL_SECONDS = 0.02
-"""How long a process waits for the answer that it may not fork now."""
 OPEN_FILES = 4096
 """What a CLI and its tools may have open, each: buffers of sockets are memory that no figure of a process shows."""
-FORKS = seccomp.numbers(seccomp.FORKS, platform.machine())
-OPENS = {seccomp.number(name, platform.machine()): place for name, place in seccomp.OPENS.items()}
 
 
 def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
@@ -60,9 +57,19 @@ def keep(job: dict[str, Any], files: list[int], control: socket.socket) -> None:
     # An open handle keeps the kernel from forgetting the very entry of /proc that the sandbox allows.
     with contextlib.suppress(OSError):
         os.open(f"/proc/{pid}", os.O_PATH | os.O_CLOEXEC)
+    guard = bounds.Guard(job)
+    answers = [Answers(each, guard, modes.folders(job["write"]), woken) for each in listeners]
+    try:
+        for thread in answers:
+            thread.start()
+    except RuntimeError:  # the container has as many as it may
+        _say(control, f"error {errno.EAGAIN}")
+        return
     _say(control, f"pid {pid}")
-    _Watch(job, pid, control, wake, listeners).run()
+    _Watch(guard, pid, control, wake, answers).run()
     # Nobody answers the filter's questions any more: whatever forks without end stands still until it is killed.
+    for thread in answers:
+        thread.stop()
     end_all()
 
 
@@ -82,14 +89,12 @@ class _Watch:
     """Over one CLI, until it has ended, its time after SIGTERM is over, it took too much, or the proxy is gone."""
 
     def __init__(
-        self, job: dict[str, Any], leader: int, control: socket.socket, wake: int, listeners: list[int]
+        self, guard: bounds.Guard, leader: int, control: socket.socket, wake: int, answers: list[Answers]
     ) -> None:
-        self._leader, self._control, self._wake, self._listeners = leader, control, wake, listeners
-        self._roots = modes.folders(job["write"])
-        self._guard = bounds.Guard(job)
+        self._guard, self._leader, self._control, self._wake, self._answers = guard, leader, control, wake, answers
         self._kill_at = math.inf
         self._poller = select.poll()
-        for each in (control.fileno(), wake, *listeners):
+        for each in (control.fileno(), wake):
             self._poller.register(each, select.POLLIN)
 
     def run(self) -> None:
@@ -99,54 +104,27 @@ class _Watch:
             if left <= 0:
                 return
             # Rounded up: a look that is not due yet would be asked for again and again.
-            for ready, event in self._poller.poll(math.ceil(min(left, self._guard.pause()) * 1000)):
-                if self._handle(ready, event):
+            for ready, _ in self._poller.poll(math.ceil(min(left, self._guard.pause()) * 1000)):
+                if self._handle(ready):
                     return
-            if over := self._guard.look():
+            if over := next((each.over for each in self._answers if each.over), "") or self._guard.look():
                 _say(self._control, f"over {over}")
                 return
 
-    def _handle(self, ready: int, event: int) -> bool:
+    def _handle(self, ready: int) -> bool:
         """Do what a file descriptor asks for; whether that was the end."""
-        if ready in self._listeners:
-            if event & select.POLLIN:
-                return self._answer(ready)
-            self._poller.unregister(ready)
-        elif ready == self._wake:
+        if ready == self._wake:
             os.read(ready, 512)
             code = _reap(self._leader)
             if code is not None:
                 _say(self._control, f"exit {code}")
-            return code is not None
-        elif (self._control.recv(1) or KILL) == KILL:
+            return code is not None or any(each.failed for each in self._answers)
+        if (self._control.recv(1) or KILL) == KILL:
             return True
-        elif self._kill_at == math.inf:
+        if self._kill_at == math.inf:
             self._kill_at = time.monotonic() + GRACE_SECONDS
             _signal_group(self._leader, signal.SIGTERM)
         return False
-
-    def _answer(self, listener: int) -> bool:
-        """Answer a call that the filter holds; whether the request has to end instead."""
-        notice = notices.receive(listener)
-        if notice is None:
-            return False
-        if notice.number in OPENS:
-            path, flags = notice.arguments[OPENS[notice.number] :][:2]
-            entries.answer(listener, notice, path, flags & 0xFFFFFFFF & ~seccomp.LARGE_FILE)
-            return False
-        if notice.number not in FORKS:
-            notices.done(listener, notice, modes.change(listener, notice, self._roots))
-            return False
-        error = self._guard.fork()
-        if error is None:
-            _say(self._control, f"over {bounds.PIDS}")
-        elif error:
-            # Whoever tries again and again is slowed down by it, so that refusing costs little.
-            time.sleep(REFUSAL_SECONDS)
-            notices.done(listener, notice, error)
-        else:
-            notices.let_pass(listener, notice)
-        return error is None
 
 
 def _reap(leader: int) -> int | None:

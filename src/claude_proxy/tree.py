@@ -6,16 +6,24 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-RESIDENT = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
-SHARED_OUT = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB$", re.MULTILINE)
+RESIDENT = re.compile(rb"^(RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
+SHARED_OUT = re.compile(rb"^(Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB$", re.MULTILINE)
 """The same where memory that several processes have in common is shared out among them. Files are left out of both:
 their memory can be taken back."""
 
 LISTED = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 """Whether this kernel tells the children of a process; one without that costs a look at every process there is."""
+
+
+class Memory(NamedTuple):
+    """Bytes of some processes: those of their own, and those of shared memory."""
+
+    own: int = 0
+    shared: int = 0
 
 
 def kill(pids: Iterable[int]) -> None:
@@ -57,40 +65,49 @@ def below(ancestor: int) -> dict[int, int]:
     return found
 
 
-def resident(pids: Iterable[int]) -> int:
-    """Return the bytes that these processes have in memory or swap; what they have in common counts several times."""
-    return sum(_figures(pid, "status", RESIDENT) or 0 for pid in pids)
+def resident(pids: Iterable[int]) -> Memory:
+    """Return what these processes have in memory or swap; what they have in common counts several times."""
+    return _sum(_figures(pid, "status", RESIDENT) or Memory() for pid in pids)
 
 
-def without_file(pids: Iterable[int]) -> int:
-    """Return the bytes of memory behind what these processes made by memfd_create and have open.
-
-    What they have mapped of it, too, is in the figures of `resident`, so that it counts twice there.
-    """
-    found: dict[int, int] = {}
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(entry.path).startswith("/memfd:"):  # noqa: PTH115
-                        file = os.stat(entry.path)  # noqa: PTH116
-                        found[file.st_ino] = file.st_blocks * 512
-    return sum(found.values())
-
-
-def shared_out(pids: Iterable[int]) -> int:
+def shared_out(pids: Iterable[int]) -> Memory:
     """Return the same with everything counted once. That takes far longer."""
-    total = 0
+    # A process may hide these figures, but gains nothing by it.
+    return _sum(_figures(pid, "smaps_rollup", SHARED_OUT) or resident([pid]) for pid in pids)
+
+
+def without_file(pids: Iterable[int]) -> Iterator[int]:
+    """Yield, for each file that these processes have open, the bytes of memory behind it if memfd_create made it.
+
+    Each such file counts once, every other 0 bytes.
+    """
+    seen: set[int] = set()
     for pid in pids:
-        exact = _figures(pid, "smaps_rollup", SHARED_OUT)
-        # A process may hide these figures, but gains nothing by it.
-        total += resident([pid]) if exact is None else exact
-    return total
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                yield _behind(entry.path, seen)
 
 
-def _figures(pid: int, name: str, pattern: re.Pattern[bytes]) -> int | None:
+def _behind(path: str, seen: set[int]) -> int:
     with contextlib.suppress(OSError):
-        return 1024 * sum(map(int, pattern.findall(_read(f"/proc/{pid}/{name}"))))
+        if os.readlink(path).startswith("/memfd:"):  # noqa: PTH115
+            file = os.stat(path)  # noqa: PTH116
+            if file.st_ino not in seen:
+                seen.add(file.st_ino)
+                return file.st_blocks * 512
+    return 0
+
+
+def _sum(figures: Iterable[Memory]) -> Memory:
+    found = list(figures)
+    return Memory(sum(each.own for each in found), sum(each.shared for each in found))
+
+
+def _figures(pid: int, name: str, pattern: re.Pattern[bytes]) -> Memory | None:
+    with contextlib.suppress(OSError):
+        found = {key: 1024 * int(value) for key, value in pattern.findall(_read(f"/proc/{pid}/{name}"))}
+        shared = sum(value for key, value in found.items() if key.endswith(b"Shmem"))
+        return Memory(sum(found.values()) - shared, shared)
     return None
 
 

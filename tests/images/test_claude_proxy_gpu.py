@@ -25,7 +25,7 @@ NODES = ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modes
 DEVICES = [f"/dev/null:/dev/{name}:rw" for name in NODES]
 #: Tries each thing in a program below the CLI's shell; prints what became of each, as JSON.
 TRY = """
-import ctypes, json, os, sys, threading
+import ctypes, json, os, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 # As the C library opens them: Python's own calls set another flag.
 def opened(path, flags):
@@ -41,11 +41,31 @@ def name(_):
     if failed := libc.pthread_setname_np(ctypes.c_ulong(thread.ident), b"cuda-worker"):
         raise OSError(failed, "name")
     assert os.read(opened(f"/proc/{os.getpid()}/task/{thread.native_id}/comm", os.O_RDWR), 20) == b"cuda-worker\\n"
+def odd(_):
+    libc.prctl(15, b"\\xff\\xfe")  # PR_SET_NAME
+    opened(f"/proc/{os.getpid()}/stat", os.O_RDONLY)
+def often(_):
+    # Orphans end meanwhile, each of which its keeper hears of.
+    pid = os.fork()
+    while pid == 0:
+        if os.fork() == 0:
+            os.fork() or time.sleep(0.001)
+            os._exit(0)
+        os.wait()
+    try:
+        for _ in range(30_000):
+            file = opened("/proc/self/maps", os.O_RDONLY)
+            assert file > 2, file
+            os.close(file)
+    finally:
+        os.kill(pid, 9)
 ways = {
     "device": lambda path: os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC)),
     "list": os.listdir,
     "memory": lambda _: os.memfd_create("cuda"),
     "name": name,
+    "odd name": odd,
+    "often": often,
     "read": lambda path: os.read(opened(path, os.O_RDONLY), 1),
     "write": lambda path: open(path, "r+").write("1"),
     "open": lambda path: opened(path, os.O_RDWR),
@@ -89,7 +109,15 @@ def test_the_device_files_of_gpus_are_open_to_tools_that_were_given_them(proxy: 
 
 def test_what_the_driver_does_when_it_starts_works_below_the_shell_too(proxy: Any) -> None:
     own = [("read", f"/proc/self/{name}") for name in ("maps", "status", "stat", "comm")]
-    wanted = [("name", ""), ("memory", ""), *own, ("read", "/proc/devices"), ("list", "/sys/devices/system/node")]
+    wanted = [
+        ("name", ""),
+        ("odd name", ""),
+        ("often", ""),
+        ("memory", ""),
+        *own,
+        ("read", "/proc/devices"),
+        ("list", "/sys/devices/system/node"),
+    ]
     assert tried(proxy, *wanted) == ["done" if proxy.gpu else "PermissionError"] * len(wanted)
 
 
@@ -140,6 +168,20 @@ def test_memory_without_a_file_counts(proxy: Any) -> None:
     else:
         assert "Operation not permitted" in said((status, body))
     assert said(chat(proxy, "hello")) == "echo: hello"
+
+
+def test_memory_without_a_file_counts_once_where_it_is_mapped(proxy: Any) -> None:
+    script = """
+import mmap, os, time
+file = os.memfd_create("a")
+os.ftruncate(file, 300 << 20)
+memory = mmap.mmap(file, 300 << 20)
+while memory.tell() < len(memory): memory.write(bytes(1 << 20))
+time.sleep(1)
+"""
+    answer = said(bash(proxy, f"python3 -c {shlex.quote(script)}; echo ended"))
+    assert answer.rstrip().endswith("ended")
+    assert ("Operation not permitted" in answer) != proxy.gpu
 
 
 def test_the_log_says_which_gpus_there_are(proxy: Any) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from claude_proxy import bounds, cgroup, disk, failures, metrics
+from claude_proxy import bounds, cgroup, disk, failures, meter, metrics, tree
 
 GIB = 1 << 30
 
@@ -81,10 +84,48 @@ def test_a_folder_is_measured_with_all_below_it_and_nothing_else(tmp_path: Path)
 def test_a_measurement_goes_on_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         (tmp_path / str(number)).touch()
-    monkeypatch.setattr(disk, "STEP_SECONDS", 0.0)
-    meter = disk.Meter(str(tmp_path))
-    found = [meter.measure() for _ in range(6)]
+    monkeypatch.setattr(meter, "STEP_SECONDS", 0.0)
+    folder = meter.Meter(lambda: disk.sizes(str(tmp_path)), 1.0)
+    found = [folder.measure() for _ in range(6)]
     assert found[1:] == [disk.ENTRY, 2 * disk.ENTRY, 3 * disk.ENTRY, 4 * disk.ENTRY, 4 * disk.ENTRY]
+    assert folder.whole == 4 * disk.ENTRY
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> bounds.Guard:
+    """Over a request with tools and a GPU that may use 1 GiB."""
+    limits = asdict(bounds.Bounds(memory=GIB))
+    return bounds.Guard({"bounds": limits, "requests": 1, "tools": True, "gpu": True, "folder": str(tmp_path)})
+
+
+def looks(guard: bounds.Guard, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        time.sleep(guard.pause())
+        found.append(guard.look())
+    return found
+
+
+def test_open_files_without_end_do_not_put_off_the_look_at_memory(
+    monkeypatch: pytest.MonkeyPatch, guard: bounds.Guard
+) -> None:
+    monkeypatch.setattr(tree, "without_file", lambda _pids: itertools.repeat(0))
+    monkeypatch.setattr(tree, "resident", lambda _pids: tree.Memory(own=1))
+    assert set(looks(guard, 9)) == {""}
+    monkeypatch.setattr(tree, "resident", lambda _pids: tree.Memory(own=2 * GIB))
+    monkeypatch.setattr(tree, "shared_out", lambda _pids: tree.Memory(own=2 * GIB))
+    assert bounds.MEMORY in looks(guard, 9)
+
+
+@pytest.mark.parametrize(("mapped", "over"), [(0, False), (GIB // 2, False), (GIB // 2 + 1, True)])
+def test_memory_without_a_file_counts_once(
+    monkeypatch: pytest.MonkeyPatch, guard: bounds.Guard, mapped: int, over: bool
+) -> None:
+    """Also where it is mapped; other shared memory counts where there is more of it."""
+    for name in ("resident", "shared_out"):
+        monkeypatch.setattr(tree, name, lambda _pids: tree.Memory(own=GIB // 2, shared=mapped))
+    monkeypatch.setattr(tree, "without_file", lambda _pids: [GIB // 4, 0, GIB // 4])
+    assert (bounds.MEMORY in looks(guard, 9)) == over
 
 
 def test_every_bound_has_an_error_that_names_its_setting_and_a_figure_of_its_own() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,7 @@ def test_entries_of_a_process(path: str) -> None:
         "proc/self/maps",
         "/proc/7/fd/3",
         "/proc/sys/kernel/stat",
+        "/proc/\N{ARABIC-INDIC DIGIT SEVEN}/stat",
     ],
 )
 def test_what_is_none_goes_on_to_the_kernel(path: str) -> None:
@@ -38,3 +41,13 @@ def test_what_is_none_goes_on_to_the_kernel(path: str) -> None:
 
 def test_the_process_of_a_thread() -> None:
     assert entries._process(os.getpid()) == str(os.getpid())
+
+
+def test_its_name_may_be_no_text() -> None:
+    name = Path("/proc/thread-self/comm")
+    before = name.read_bytes()
+    name.write_bytes(b"\xff\xfe")
+    try:
+        assert entries._process(threading.get_native_id()) == str(os.getpid())
+    finally:
+        name.write_bytes(before)
