@@ -124,8 +124,8 @@ def test_what_the_driver_does_when_it_starts_works_below_the_shell_too(proxy: An
 def test_other_entries_stay_shut(proxy: Any) -> None:
     """Those of other processes, whichever name they go by, and those that no driver needs."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        other = pool.submit(bash, proxy, "sleep 8.25; echo slept")
-        pid = wait_until(lambda: process(proxy, "sleep 8.25"), "the other request's tool", 20)
+        other = pool.submit(bash, proxy, "sleep 50.25; echo ended")
+        pid = wait_until(lambda: process(proxy, "sleep 50.25"), "the other request's tool", 20)
         others = [f"/proc/{each}" for each in (pid, 1, "self/../1", f"self/task/../../{pid}")]
         entries = [f"{each}/{name}" for each in others for name in ("comm", "status", "maps", "cmdline")]
         entries += [f"/proc/{pid}/task/{pid}/comm", f"/proc/self/task/{pid}/comm"]
@@ -135,8 +135,9 @@ def test_other_entries_stay_shut(proxy: Any) -> None:
         knobs = [f"/proc/self/{name}" for name in ("oom_score_adj", "autogroup", "coredump_filter", "clear_refs")]
         assert set(tried(proxy, *(("write", each) for each in knobs))) == {"PermissionError"}
         assert set(tried(proxy, ("list", "/proc"), ("open", "/proc/self/status"))) == {"PermissionError"}
-        assert process(proxy, "sleep 8.25") == pid
-        assert said(other.result()).endswith("slept")
+        assert process(proxy, "sleep 50.25") == pid
+        proxy.exec_run(["sh", "-c", f"kill {pid}"])
+        assert "ended" in said(other.result())
 
 
 def process(proxy: Any, command: str) -> int:
