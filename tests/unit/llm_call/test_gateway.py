@@ -594,6 +594,39 @@ def test_an_upstream_that_keeps_failing_is_left_alone() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("hurried")
+def test_one_broken_model_shuts_out_no_other_of_its_upstream() -> None:
+    async def scenario() -> None:
+        pool = Pool(Reply([b'{"error":{"message":"model name=bad failed to load"}}'], 500))
+        app = gateway(pool)
+        bad = {**BODY, "model": "d/bad"}
+        assert [(await chat(app, bad)).status for _ in range(7)] == [500] * 5 + [503] * 2
+        assert (await chat(app, bad)).json["error"]["code"] == "upstream_circuit_open"
+        assert 'llm_call_breaker_state{upstream="double"} 2.0' in (await ask(app, "GET", "/metrics")).body.decode()
+        pool.replies = [OK]
+        assert (await chat(app, BODY)).status == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("model name=notgguf failed to load", 1),
+        ("unable to load model: /x/y", 1),
+        ("error loading model /x/y", 1),
+        ("model requires more system memory (9 GiB) than is available (1 GiB)", 1),
+        ("the server is overloaded", 3),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_asked_once(said: str, asked: int) -> None:
+    answer = json.dumps({"error": {"message": said}}).encode()
+    pool = Pool(*[Reply([answer], 500)] * asked, OK)
+    assert asyncio.run(chat(gateway(pool), {**BODY, "model": "safe"})).status == 200
+    assert pool.asked == ["double"] * asked + ["spare"]
+
+
 def test_candidates_without_a_key_are_passed_over() -> None:
     pool = Pool(OK)
     assert asyncio.run(chat(gateway(pool), {**BODY, "model": "any"})).status == 200
