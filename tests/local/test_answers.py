@@ -14,7 +14,9 @@ import pytest
 
 from tests.support.local_models import Gateway, gateway, model, servers
 
-MODELS = model("tiny", parallel=2) + model("vectors", embeddings=True, pooling="mean")
+MODELS = (
+    model("tiny", parallel=2) + model("vectors", embeddings=True, pooling="mean") + model("unpooled", embeddings=True)
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,22 @@ def test_a_chat_model_says_that_it_embeds_nothing(api: Gateway) -> None:
     assert "does not support embeddings" in body["error"]["message"]
 
 
+def test_a_model_that_embeds_is_asked_for_nothing_else_and_says_what_it_lacks(api: Gateway) -> None:
+    for name in ("vectors", "unpooled"):
+        status, body, _ = api.ask(name)
+        assert (status, body["error"]["param"]) == (400, "model")
+        assert "/v1/embeddings only" in body["error"]["message"]
+    status, body, _ = api.service.post("/v1/embeddings", {"model": "local/unpooled", "input": "one"})
+    assert (status, body["error"]["code"]) == (503, "local_model_unpooled")
+    assert 'set pooling = "mean"' in body["error"]["message"]
+    assert api.processes("unpooled") == []
+
+
 def test_they_are_listed_like_others(api: Gateway) -> None:
     listed = api.service.get("/v1/models")[1]["data"]
-    assert [(each["id"], each["owned_by"]) for each in listed] == [("local/tiny", "local"), ("local/vectors", "local")]
+    assert [(each["id"], each["owned_by"]) for each in listed] == [
+        (f"local/{name}", "local") for name in ("tiny", "vectors", "unpooled")
+    ]
 
 
 def test_it_runs_on_the_cpu_and_says_so_in_one_line(api: Gateway) -> None:

@@ -78,6 +78,11 @@ class Attempts:
             if target.upstream.lacks_key:
                 last = last or upstreams.not_configured(target.upstream)
                 continue
+            if unfit := upstreams.unfit(target, call.asked.wire):
+                last = last or unfit
+                if target is call.route.targets[0] and not call.route.learned:
+                    break  # it was named itself: the request's own fault
+                continue
             guard = self._breakers.of(target)
             if closed := guard.refusal():
                 refused = refused or closed

@@ -191,6 +191,20 @@ def not_configured(upstream: Upstream) -> ApiError:
     return _error(503, message, upstream, "upstream_not_configured")
 
 
+def unfit(target: Target, wire: Wire) -> ApiError | None:
+    """Return the error of a local model that embeds texts and is asked for something else, or None.
+
+    llama-server would be started for it, and dies of some of these requests.
+    """
+    recipe = target.upstream.recipe
+    if not recipe or not recipe.embeddings or wire == "embeddings":
+        return None
+    message = (
+        f'The model "{target.model}" answers /v1/embeddings only (embeddings = true); GET /v1/models lists others.'
+    )
+    return ApiError(400, message, code="model_not_for_chat", param="model")
+
+
 def failure(upstream: Upstream, error: Exception) -> ApiError:
     """Return what a client is told of a connection that failed; the log tells more."""
     # What the upstream sent may stand in the text of an error: only those of connections are logged whole.

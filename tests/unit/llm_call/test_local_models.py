@@ -122,7 +122,7 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."local/*".file: "a/../../b.gguf" leaves the models folder; name a file below it, such as "tiny.gguf"',
         'model."local/a".name: unknown key; known: upstream, fallbacks, timeout, retries, price, file, context, parallel, '
         "threads, gpu_layers, embeddings, pooling, template, memory, idle_seconds, start_seconds, candidates",
-        'model."local/a".pooling: "men" is none; perhaps you meant "mean"',
+        'model."local/a".pooling: "men" makes no embedding; perhaps you meant "mean"',
         'model."local/a".template: is the name of one of llama-server\'s own, such as "chatml"',
         'model."local/a".file: is missing',
         'model."local/a".context: is a whole number from 16 to 16777216',
@@ -135,6 +135,19 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."far/a".file: unknown key; known: upstream, name, fallbacks, timeout, retries, price, candidates',
         'model."b".upstream: there is no upstream "locl"; perhaps you meant "local"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ('embeddings = true\npooling = "none"', '"none" makes no embedding; known: mean, cls, last'),
+        ('pooling = "mean"', "is for models with embeddings = true"),
+        ('embeddings = false\npooling = "mean"', "is for models with embeddings = true"),
+    ],
+)
+def test_pooling_is_for_embeddings(keys: str, fault: str, tmp_path: Path) -> None:
+    text = f'[upstream.local]\nkind = "llama"\n[model."local/a"]\nupstream = "local"\nfile = "a.gguf"\n{keys}\n'
+    assert faults(text, tmp_path) == [f'model."local/a".pooling: {fault}']
 
 
 def test_the_settings(tmp_path: Path) -> None:
@@ -272,6 +285,20 @@ def test_a_file_stays_in_its_folder(tmp_path: Path) -> None:
         "none.gguf": "local_model_missing",
         "sub": "local_model_missing",
     }
+
+
+@pytest.mark.parametrize(("entries", "pooled"), [([], False), ([0], False), ([1], True), ([3], True)])
+def test_how_a_model_that_embeds_pools(entries: list[int], pooled: bool, tmp_path: Path) -> None:
+    head = [entry("general.architecture", 8, text("x"))]
+    head += [entry("x.pooling_type", 4, struct.pack("<I", value)) for value in entries]
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(head)) + b"".join(head))
+    assert gguf.need(file).pooled is pooled
+    assert weights.needed("m", Recipe("x.gguf"), file) == file.stat().st_size
+    assert weights.needed("m", Recipe("x.gguf", embeddings=True, pooling="mean"), file) == file.stat().st_size
+    if not pooled:
+        with pytest.raises(Refused, match='set pooling = "mean"'):
+            weights.needed("m", Recipe("x.gguf", embeddings=True), file)
 
 
 def test_a_ceiling_below_weights_and_context() -> None:

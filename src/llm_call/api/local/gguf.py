@@ -1,4 +1,4 @@
-"""Reads the head of a GGUF file: enough to tell how much memory its weights and a token of context take.
+"""Reads the head of a GGUF file: how much memory its weights and a token of context take, and how it embeds texts.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -22,6 +22,8 @@ MOST_TEXTS, MOST_NUMBERS = 1 << 22, 1 << 12
 """Of a list: texts that are passed over, more than any vocabulary has; numbers that are kept, one for each layer."""
 BYTES_PER_NUMBER = 2
 """Of the context's keys and values: llama-server keeps them as f16 unless told otherwise."""
+NO_POOLING = 0
+"""Of `<architecture>.pooling_type`: llama.cpp's LLAMA_POOLING_TYPE_NONE, which it also takes where the file says nothing."""
 PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
 
 
@@ -31,10 +33,14 @@ class NotGguf(ValueError):
 
 @dataclass(frozen=True)
 class Need:
-    """In bytes: all weights, and one token of context (0 where the file does not tell)."""
+    """In bytes: all weights, and one token of context (0 where the file does not tell).
+
+    `pooled`: the file says how the numbers of a text's tokens become one embedding.
+    """
 
     weights: int
     token: int
+    pooled: bool = False
 
     def total(self, tokens: int) -> int:
         """Return what a model with so many tokens of context takes at least."""
@@ -50,7 +56,7 @@ def need(path: Path) -> Need:
             msg = "is cut off or damaged"
             raise NotGguf(msg) from error
     weights = sum(part.stat().st_size for part in _parts(path))
-    return Need(weights, _token(told))
+    return Need(weights, _token(told), told.get("pooling_type", NO_POOLING) != NO_POOLING)
 
 
 def _parts(path: Path) -> Iterator[Path]:

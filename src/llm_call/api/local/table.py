@@ -14,7 +14,8 @@ KEYS = (
     *("file", "context", "parallel", "threads", "gpu_layers", "embeddings", "pooling", "template", "memory"),
     *("idle_seconds", "start_seconds"),
 )
-POOLINGS = ("none", "mean", "cls", "last")
+POOLINGS = ("mean", "cls", "last")
+"""Those of llama-server that make one embedding of a text, as OpenAI's wire has it: "none" makes one of each token."""
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB)")
 UNITS = {"MB": 10**6, "GB": 10**9}
 TEMPLATE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -30,7 +31,9 @@ def recipe(tables: Tables, raw: Mapping[str, Any], place: str) -> Recipe:
 
     pooling = tables.text(raw, place, "pooling", required=False) or ""
     if pooling and pooling not in POOLINGS:
-        tables.fault(f"{place}.pooling", f'"{pooling}" is none{perhaps(pooling, POOLINGS)}')
+        tables.fault(f"{place}.pooling", f'"{pooling}" makes no embedding{perhaps(pooling, POOLINGS)}')
+    elif pooling and raw.get("embeddings") is not True:
+        tables.fault(f"{place}.pooling", "is for models with embeddings = true")
     template = tables.text(raw, place, "template", required=False) or ""
     if template and not TEMPLATE.fullmatch(template):
         tables.fault(f"{place}.template", 'is the name of one of llama-server\'s own, such as "chatml"')

@@ -26,13 +26,23 @@ def locate(folder: Path, name: str, recipe: Recipe) -> Path:
 
 
 def needed(name: str, recipe: Recipe, file: Path) -> int:
-    """Return the bytes that weights and context take; a thread is the place for it. Raises Refused for a broken file."""
+    """Return the bytes that weights and context take; a thread is the place for it.
+
+    Raises Refused for a broken file, and for one that would embed texts but does not say how.
+    """
     try:
-        return gguf.need(file).total(recipe.context * recipe.parallel)
+        need = gguf.need(file)
     except (gguf.NotGguf, OSError) as error:
         told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         message = f'The file "{recipe.file}" of the model "{name}" {told}.'
         raise Refused(message, "local_model_broken") from error
+    if recipe.embeddings and not recipe.pooling and not need.pooled:
+        message = (
+            f'The file "{recipe.file}" of the model "{name}" does not say how it pools embeddings; '
+            'set pooling = "mean" in models.toml ("cls" or "last", if the model\'s own description says so).'
+        )
+        raise Refused(message, "local_model_unpooled")
+    return need.total(recipe.context * recipe.parallel)
 
 
 def admit(name: str, recipe: Recipe, taken: int) -> None:
