@@ -99,7 +99,8 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
     models = {
         "noise": ("noise.gguf", "is no GGUF file", "local_model_broken"),
         "short": ("short.gguf", "cut off", "local_model_broken"),
-        "half": ("half.gguf", "did not start", "local_model_failed"),
+        "half": ("half.gguf", "is cut off", "local_model_broken"),
+        "other": ("other.gguf", "did not start", "local_model_failed"),
         "none": ("none.gguf", "put it there", "local_model_missing"),
         "link": ("link.gguf", "is a link out of", "local_model_outside"),
         "folder": ("sub", "is no file", "local_model_missing"),
@@ -109,15 +110,16 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
         (api.folder / "noise.gguf").write_bytes(b"noise" * 100)
         (api.folder / "short.gguf").write_bytes(whole[:100])
         (api.folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
+        (api.folder / "other.gguf").write_bytes(whole.replace(b"output_norm", b"output_mron"))
         (api.folder / "link.gguf").symlink_to(outside)
         (api.folder / "sub").mkdir()
         for name, (_, text, code) in models.items():
             status, body, _ = api.ask(name)
             assert (status, body["error"]["code"]) == (503, code), body
             assert text in body["error"]["message"]
-        (failed,) = api.logged("local/half did not start")
+        (failed,) = api.logged("local/other did not start")
         assert "tensor" in "".join(failed["last_lines"])
-        assert "half" in str(api.ask("half")[1])  # and again, at once
+        assert "other" in str(api.ask("other")[1])  # and again, at once
         assert api.processes() == []
         assert api.ask()[0] == 200
         # A file that comes later is found.

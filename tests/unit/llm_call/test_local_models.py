@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import constants as gguf_constants
 
 from llm_call.api import models_file, settings
 from llm_call.api.catalog import Catalog
-from llm_call.api.local import device, gguf, recipe, weights
+from llm_call.api.local import device, gguf, recipe, tensors, weights
 from llm_call.api.local.journal import Journal
 from llm_call.api.local.recipe import Recipe
 from llm_call.api.local.refusals import Refusal, Refused
@@ -205,8 +207,31 @@ def test_what_a_model_needs(tmp_path: Path) -> None:
 def test_a_model_in_several_files(tmp_path: Path) -> None:
     first = tmp_path / "big-00001-of-00002.gguf"
     tiny_model.write(first)
-    (tmp_path / "big-00002-of-00002.gguf").write_bytes(bytes(1000))
-    assert gguf.need(first).weights == first.stat().st_size + 1000
+    with pytest.raises(gguf.NotGguf, match=r"is one of 2, and big-00002-of-00002\.gguf is not beside it"):
+        gguf.need(first)
+    tiny_model.write(tmp_path / "big-00002-of-00002.gguf")
+    size = first.stat().st_size
+    assert gguf.need(first).weights == 2 * size
+    os.truncate(tmp_path / "big-00002-of-00002.gguf", size - 100)
+    with pytest.raises(gguf.NotGguf, match="is cut off"):
+        gguf.need(first)
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    tiny_model.write(file)
+    size = file.stat().st_size
+    for left in (size - 32, size // 2, 20_000):
+        os.truncate(file, left)
+        with pytest.raises(gguf.NotGguf, match=f"^is cut off: {left} of {size} bytes are there"):
+            gguf.need(file)
+
+
+def test_the_sizes_of_types_are_those_of_gguf() -> None:
+    theirs = {int(kind): size for kind, size in gguf_constants.GGML_QUANT_SIZES.items()}
+    assert {kind: theirs[kind] for kind in tensors.SIZES} == tensors.SIZES
+    assert tensors.size(12, (512, 3)) == 2 * 3 * 144
+    assert tensors.size(9999, (512, 3)) == 0
 
 
 def entry(key: str, kind: int, value: bytes) -> bytes:
@@ -254,8 +279,12 @@ def test_grouped_heads_that_differ_by_layer(tmp_path: Path) -> None:
             "a text of",
         ),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + entry("k", 9, struct.pack("<IQ", 0, 1 << 40)), "is cut off"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0), "is cut off or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<I", 1 << 31), "dimensions"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IQIQ", 1, 8, 0, 64), "is cut off: "),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry("general.alignment", 4, bytes(4)), "its alignment is 0"),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_what_is_no_model(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
