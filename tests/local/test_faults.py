@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -148,14 +149,48 @@ def test_a_process_that_hangs_is_replaced(start: Start) -> None:
 
 def test_more_memory_than_the_ceiling(start: Start) -> None:
     large = model("large", context=65_536, memory="20MB")  # known before it is started
-    greedy = model("greedy", memory="8MB")  # known only when it runs
+    greedy = model("greedy", memory="18MB")  # known only when it runs
     with start(large + greedy) as api:
         status, body, _ = api.ask("large")
         assert (status, body["error"]["code"]) == (503, "local_model_too_large")
         assert "raise its memory" in body["error"]["message"]
-        api.ask("greedy")
-        wait_until(lambda: api.logged("its ceiling is 8 MB"), "the greedy model is ended")
+        status, body, _ = api.ask("greedy")
+        assert (status, body["error"]["code"]) == (503, "local_model_failed")
+        assert "its ceiling is 18 MB" in body["error"]["message"]
+        assert len(api.logged("its ceiling is 18 MB")) == 1
         assert api.service.get("/health/live")[0] == 200
+
+
+def test_what_cannot_start_takes_no_room_from_what_runs(start: Start) -> None:
+    files = ("none.gguf", "noise.gguf", "half.gguf")
+    wrong = [model(file.partition(".")[0], file=file) for file in files]
+    wrong += [model("small", memory="8MB"), model("large", context=65_536, memory="20MB")]
+    wrong += [model("unpooled", embeddings=True)]
+    with start(model("tiny") + "".join(wrong), LLM_CALL_LOCAL_MODELS_LOADED="1") as api:
+        whole = (api.folder / "tiny.gguf").read_bytes()
+        (api.folder / "noise.gguf").write_bytes(b"noise" * 100)
+        (api.folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
+        assert api.ask()[0] == 200
+        pid = api.only()
+        for name in ("none", "noise", "half", "small", "large"):
+            assert api.ask(name)[0] == 503
+        assert api.service.post("/v1/embeddings", {"model": "local/unpooled", "input": "x"})[0] == 503
+        assert api.processes() == [pid]
+        assert api.logged("makes room") == []
+
+
+def test_a_model_that_outgrew_its_ceiling_once_gets_no_room_again(start: Start) -> None:
+    with start(model("tiny") + model("greedy", memory="18MB"), LLM_CALL_LOCAL_MODELS_LOADED="1") as api:
+        assert api.ask()[0] == 200
+        assert api.ask("greedy")[1]["error"]["code"] == "local_model_failed"
+        assert api.ask()[0] == 200
+        pid = api.only()
+        wait_until(lambda: api.ask("greedy")[1]["error"]["code"] == "local_model_too_large", "its pause is over")
+        assert api.processes() == [pid]
+        assert api.metric('llm_call_local_model_failed_starts_total{model="local/greedy"}') == 1
+        # Another file may need less.
+        os.utime(api.folder / "tiny.gguf", (1, 1))
+        wait_until(lambda: api.ask("greedy")[1]["error"]["code"] == "local_model_failed", "it is started again")
 
 
 def test_an_image_without_llama_server_lists_them_and_says_which_has_it(start: Start, tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from llm_call.api.local import gguf
 from llm_call.api.local.recipe import Recipe
 from llm_call.api.local.refusals import Refused
+
+PROGRAM_BYTES = 16_000_000
+"""What llama-server takes at least besides: libraries, threads, buffers. Debian's 0.7.0 on amd64 has 26 MB in memory with a
+model that needs 1 MB; the rest is left for leaner builds."""
 
 
 def locate(folder: Path, name: str, recipe: Recipe) -> Path:
@@ -26,7 +31,7 @@ def locate(folder: Path, name: str, recipe: Recipe) -> Path:
 
 
 def needed(name: str, recipe: Recipe, file: Path) -> int:
-    """Return the bytes that weights and context take; a thread is the place for it.
+    """Return the bytes that weights, context and llama-server itself take; a thread is the place for it.
 
     Raises Refused for a broken file, and for one that would embed texts but does not say how.
     """
@@ -42,11 +47,19 @@ def needed(name: str, recipe: Recipe, file: Path) -> int:
             'set pooling = "mean" in models.toml ("cls" or "last", if the model\'s own description says so).'
         )
         raise Refused(message, "local_model_unpooled")
-    return need.total(recipe.context * recipe.parallel)
+    return need.total(recipe.context * recipe.parallel) + PROGRAM_BYTES
+
+
+def version(file: Path) -> tuple[int, int]:
+    """Return what changes when a file does: its time of change, in nanoseconds, and its size; zeros for one that is gone."""
+    with contextlib.suppress(OSError):
+        found = file.stat()
+        return found.st_mtime_ns, found.st_size
+    return 0, 0
 
 
 def admit(name: str, recipe: Recipe, taken: int) -> None:
-    """Raise Refused if weights and context alone take more than the ceiling: it would be ended after it was loaded."""
+    """Raise Refused if so many bytes are more than the ceiling: it would be ended as soon as it was loaded."""
     if recipe.memory and taken > recipe.memory:
         message = (
             f'The model "{name}" takes {taken / 1e6:.1f} MB at least, weights and context, and its ceiling is '
