@@ -7,11 +7,13 @@ import contextlib
 import http.client
 import json
 import socket as sockets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llm_call.api.local import templates
 from tests.support.local_models import Gateway, gateway, model, servers
 
 MODELS = (
@@ -39,6 +41,21 @@ def test_an_answer(api: Gateway) -> None:
     assert body["choices"][0]["message"]["content"]
     assert body["usage"]["completion_tokens"] == 8
     assert headers["x-llm-call-upstream"] == "local/tiny"
+
+
+def test_the_templates_that_may_be_named_are_those_of_llama_server(program: Path) -> None:
+    told = subprocess.run([program, "--help"], check=True, capture_output=True, text=True, timeout=30).stdout
+    listed = told.partition("list of built-in templates:")[2].partition("(env:")[0]
+    assert tuple(sorted(name.strip() for name in listed.split(","))) == templates.NAMES
+
+
+def test_what_is_asked_reaches_the_model_by_every_kind_of_template(tmp_path: Path, program: Path) -> None:
+    names = ("chatml", "llama3", "gemma", "mistral-v7-tekken")
+    models = "".join(model(name, template=name) for name in names)
+    with gateway(tmp_path, program, models) as api:
+        for name in names:
+            short, long = (api.ask(name, text="a" * length)[1]["usage"]["prompt_tokens"] for length in (1, 50))
+            assert long - short == 49, name
 
 
 def test_a_stream(api: Gateway) -> None:

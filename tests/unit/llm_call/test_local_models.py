@@ -14,7 +14,7 @@ from gguf import constants as gguf_constants
 
 from llm_call.api import models_file, settings
 from llm_call.api.catalog import Catalog
-from llm_call.api.local import device, gguf, recipe, tensors, weights
+from llm_call.api.local import device, gguf, recipe, templates, tensors, weights
 from llm_call.api.local.journal import Journal
 from llm_call.api.local.recipe import Recipe
 from llm_call.api.local.refusals import Refusal, Refused
@@ -105,7 +105,7 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
     gpu_layers = "some"
     embeddings = 1
     pooling = "men"
-    template = "{{ x }}"
+    template = "chatm"
     memory = "lots"
     idle_seconds = -1
     start_seconds = 0
@@ -125,7 +125,7 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."local/a".name: unknown key; known: upstream, fallbacks, timeout, retries, price, file, context, parallel, '
         "threads, gpu_layers, embeddings, pooling, template, memory, idle_seconds, start_seconds, candidates",
         'model."local/a".pooling: "men" makes no embedding; perhaps you meant "mean"',
-        'model."local/a".template: is the name of one of llama-server\'s own, such as "chatml"',
+        'model."local/a".template: "chatm" is none of llama-server\'s own; perhaps you meant "chatml"',
         'model."local/a".file: is missing',
         'model."local/a".context: is a whole number from 16 to 16777216',
         'model."local/a".threads: is a whole number from 1 to 1024',
@@ -137,6 +137,15 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."far/a".file: unknown key; known: upstream, name, fallbacks, timeout, retries, price, candidates',
         'model."b".upstream: there is no upstream "locl"; perhaps you meant "local"',
     ]
+
+
+def test_a_template_is_one_that_llama_server_has(tmp_path: Path) -> None:
+    head = '[upstream.local]\nkind = "llama"\n[model."local/a"]\nupstream = "local"\nfile = "a.gguf"\n'
+    for text in ("nosuchtemplate", "{{ messages }}"):
+        (fault,) = faults(f'{head}template = "{text}"\n', tmp_path)
+        assert fault.startswith(f'model."local/a".template: "{text}" is none of llama-server\'s own; known: bailing, ')
+    assert templates.flags("") == ["--jinja"]
+    assert templates.flags("chatml") == ["--jinja", "--chat-template", "chatml"]
 
 
 @pytest.mark.parametrize(
@@ -178,12 +187,12 @@ def test_the_command_line() -> None:
         *("--no-webui", "--no-slots", "--offline", "--jinja"),
     ]
     given = Recipe(
-        "a.gguf", context=100, parallel=2, threads=1, gpu_layers=0, embeddings=True, pooling="cls", template="x"
+        "a.gguf", context=100, parallel=2, threads=1, gpu_layers=0, embeddings=True, pooling="cls", template="llama3"
     )
     full = recipe.arguments(given, "local/a", Path("/models/a.gguf"), Path("/tmp/1.sock"), 3)
     assert full[8:] == [
         *("--ctx-size", "200", "--parallel", "2", "--threads", "1", "--threads-http", "64", "--gpu-layers", "0"),
-        *("--no-webui", "--no-slots", "--offline", "--jinja", "--chat-template", "x"),
+        *("--no-webui", "--no-slots", "--offline", "--no-jinja", "--chat-template", "llama3"),
         *("--embeddings", "--batch-size", "100", "--ubatch-size", "100", "--pooling", "cls"),
     ]
 
