@@ -104,6 +104,7 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
         "other": ("other.gguf", "did not start", "local_model_failed"),
         "none": ("none.gguf", "put it there", "local_model_missing"),
         "link": ("link.gguf", "is a link out of", "local_model_outside"),
+        "dead": ("dead.gguf", "is a link that leads to nothing here", "local_model_missing"),
         "folder": ("sub", "is no file", "local_model_missing"),
     }
     with start(model("tiny") + "".join(model(name, file=file) for name, (file, _, _) in models.items())) as api:
@@ -113,6 +114,7 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
         (api.folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
         (api.folder / "other.gguf").write_bytes(whole.replace(b"output_norm", b"output_mron"))
         (api.folder / "link.gguf").symlink_to(outside)
+        (api.folder / "dead.gguf").symlink_to("/where/the/host/has/tiny.gguf")
         (api.folder / "sub").mkdir()
         for name, (_, text, code) in models.items():
             status, body, _ = api.ask(name)

@@ -309,20 +309,25 @@ def test_a_file_stays_in_its_folder(tmp_path: Path) -> None:
     (folder / "in.gguf").symlink_to("sub/a.gguf")
     (folder / "out.gguf").symlink_to("../out.gguf")
     (folder / "loop.gguf").symlink_to("loop.gguf")
+    (folder / "absolute.gguf").symlink_to("/elsewhere/models/sub/a.gguf")
+    (folder / "away").symlink_to("/elsewhere/models")
     (tmp_path / "link").symlink_to(folder)
     for where in (folder, tmp_path / "link"):
         assert weights.locate(where, "m", Recipe("in.gguf")) == folder / "sub" / "a.gguf"
-    codes = {}
-    for name in ("out.gguf", "loop.gguf", "none.gguf", "sub"):
+    remedy = f"put the file itself there, or a relative link (ln -s --relative) to a file inside {folder}."
+    dead = f"is a link that leads to nothing here; {remedy}"
+    for name, code, message in (
+        ("out.gguf", "local_model_outside", f"is a link out of {folder}; {remedy}"),
+        ("loop.gguf", "local_model_missing", dead),
+        ("absolute.gguf", "local_model_missing", dead),
+        ("away/a.gguf", "local_model_missing", dead),
+        ("none.gguf", "local_model_missing", f"is not in {folder}; put it there."),
+        ("sub", "local_model_missing", "is no file; name a GGUF file."),
+    ):
         with pytest.raises(Refused) as caught:
             weights.locate(folder, "m", Recipe(name))
-        codes[name] = caught.value.code
-    assert codes == {
-        "out.gguf": "local_model_outside",
-        "loop.gguf": "local_model_missing",
-        "none.gguf": "local_model_missing",
-        "sub": "local_model_missing",
-    }
+        assert caught.value.code == code
+        assert caught.value.message.endswith(message)
 
 
 @pytest.mark.parametrize(("entries", "pooled"), [([], False), ([0], False), ([1], True), ([3], True)])

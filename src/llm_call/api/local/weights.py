@@ -13,21 +13,39 @@ PROGRAM_BYTES = 16_000_000
 """What llama-server takes at least besides: libraries, threads, buffers. Debian's 0.7.0 on amd64 has 26 MB in memory with a
 model that needs 1 MB; the rest is left for leaner builds."""
 
+WHAT_WORKS = "put the file itself there, or a relative link (ln -s --relative) to a file inside {}"
+"""Why relative: the folder is mounted, so that here it has another path than where the link was made."""
+
 
 def locate(folder: Path, name: str, recipe: Recipe) -> Path:
     """Return the file of the model `name`, which lies below `folder` wherever links lead. Raises Refused."""
+    place = folder / recipe.file
+    what = f'The file "{recipe.file}" of the model "{name}"'
     try:
-        file, root = (folder / recipe.file).resolve(strict=True), folder.resolve(strict=True)
+        file, root = place.resolve(strict=True), folder.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        message = f'The file "{recipe.file}" of the model "{name}" is not in {folder}; put it there.'
+        if _leads_through_a_link(folder, recipe.file):
+            message = f"{what} is a link that leads to nothing here; {WHAT_WORKS.format(folder)}."
+        else:
+            message = f"{what} is not in {folder}; put it there."
         raise Refused(message, "local_model_missing") from error
     if not file.is_relative_to(root):
-        message = f'The file "{recipe.file}" of the model "{name}" is a link out of {folder}; put the file there.'
+        message = f"{what} is a link out of {folder}; {WHAT_WORKS.format(folder)}."
         raise Refused(message, "local_model_outside")
     if not file.is_file():
         message = f'"{recipe.file}" of the model "{name}" is no file; name a GGUF file.'
         raise Refused(message, "local_model_missing")
     return file
+
+
+def _leads_through_a_link(folder: Path, path: str) -> bool:
+    """Tell whether a part of `path` below `folder` is a link."""
+    place = folder
+    for part in Path(path).parts:
+        place /= part
+        if place.is_symlink():
+            return True
+    return False
 
 
 def needed(name: str, recipe: Recipe, file: Path) -> int:
