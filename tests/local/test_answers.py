@@ -56,6 +56,10 @@ def test_what_is_asked_reaches_the_model_by_every_kind_of_template(tmp_path: Pat
         for name in names:
             short, long = (api.ask(name, text="a" * length)[1]["usage"]["prompt_tokens"] for length in (1, 50))
             assert long - short == 49, name
+            tools = [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+            ]
+            assert api.ask(name, tools=tools)[0] == (200 if name == "chatml" else 400)
 
 
 def test_a_stream(api: Gateway) -> None:

@@ -78,7 +78,7 @@ class Attempts:
             if target.upstream.lacks_key:
                 last = last or upstreams.not_configured(target.upstream)
                 continue
-            if unfit := upstreams.unfit(target, call.asked.wire):
+            if unfit := upstreams.unfit(target, call.asked):
                 last = last or unfit
                 if target is call.route.targets[0] and not call.route.learned:
                     break  # it was named itself: the request's own fault

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llm_call.api import attempts, request
+from llm_call.api import attempts, request, upstreams
 from llm_call.api import store as stores
 from llm_call.api.app import assemble
 from llm_call.api.call import Call
@@ -28,6 +28,8 @@ DOUBLE = Upstream("double", "openai", "http://double/v1", 1.0, None, None)
 SPARE = Upstream("spare", "openai", "http://spare/v1", 1.0, None, None)
 PROXY = Upstream("proxy", "claude-proxy", "http://proxy/v1", 1.0, None, None, breaker_failures=2)
 VECTORS = Upstream("local/v", "llama", "", 1.0, None, None, recipe=Recipe("v.gguf", embeddings=True))
+LLAMA3 = Upstream("local/l", "llama", "", 1.0, None, None, recipe=Recipe("l.gguf", template="llama3"))
+CHATML = Upstream("local/c", "llama", "", 1.0, None, None, recipe=Recipe("c.gguf", template="chatml"))
 KEYLESS = Upstream("keyless", "openai", "http://double/v1", 1.0, "NO_KEY", None)
 
 
@@ -643,6 +645,23 @@ def test_a_model_that_embeds_is_asked_for_nothing_else() -> None:
     body = json.dumps({"model": "local/v", "input": "x"}).encode()
     assert asyncio.run(ask(gateway(pool), "POST", "/v1/embeddings", body)).status == 200
     assert pool.asked == ["local/v"]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "more", "param"),
+    [
+        (LLAMA3, {"tools": [{"type": "function"}]}, "tools"),
+        (LLAMA3, {"tool_choice": "required"}, "tool_choice"),
+        (LLAMA3, {"tools": [], "tool_choice": "auto"}, None),
+        (CHATML, {"tools": [{"type": "function"}]}, None),
+        (DOUBLE, {"tools": [{"type": "function"}]}, None),
+    ],
+)
+def test_tools_are_for_templates_that_have_them(upstream: Upstream, more: dict, param: str | None) -> None:
+    body = json.dumps({**BODY, "model": "local/l", **more}).encode()
+    error = upstreams.unfit(target("local/l", upstream, "local/l"), request.parse(body, "chat/completions"))
+    assert (error.param if error else None) == param
+    assert not error or (error.status, error.code) == (400, "model_without_tools")
 
 
 def test_among_others_a_model_that_embeds_is_passed_over() -> None:
