@@ -7,14 +7,18 @@ import contextlib
 import http.client
 import json
 import socket as sockets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llm_call.api.local import templates
 from tests.support.local_models import Gateway, gateway, model, servers
 
-MODELS = model("tiny", parallel=2) + model("vectors", embeddings=True, pooling="mean")
+MODELS = (
+    model("tiny", parallel=2) + model("vectors", embeddings=True, pooling="mean") + model("unpooled", embeddings=True)
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,25 @@ def test_an_answer(api: Gateway) -> None:
     assert body["choices"][0]["message"]["content"]
     assert body["usage"]["completion_tokens"] == 8
     assert headers["x-llm-call-upstream"] == "local/tiny"
+
+
+def test_the_templates_that_may_be_named_are_those_of_llama_server(program: Path) -> None:
+    told = subprocess.run([program, "--help"], check=True, capture_output=True, text=True, timeout=30).stdout
+    listed = told.partition("list of built-in templates:")[2].partition("(env:")[0]
+    assert tuple(sorted(name.strip() for name in listed.split(","))) == templates.NAMES
+
+
+def test_what_is_asked_reaches_the_model_by_every_kind_of_template(tmp_path: Path, program: Path) -> None:
+    names = ("chatml", "llama3", "gemma", "mistral-v7-tekken")
+    models = "".join(model(name, template=name) for name in names)
+    with gateway(tmp_path, program, models) as api:
+        for name in names:
+            short, long = (api.ask(name, text="a" * length)[1]["usage"]["prompt_tokens"] for length in (1, 50))
+            assert long - short == 49, name
+            tools = [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+            ]
+            assert api.ask(name, tools=tools)[0] == (200 if name == "chatml" else 400)
 
 
 def test_a_stream(api: Gateway) -> None:
@@ -62,9 +85,22 @@ def test_a_chat_model_says_that_it_embeds_nothing(api: Gateway) -> None:
     assert "does not support embeddings" in body["error"]["message"]
 
 
+def test_a_model_that_embeds_is_asked_for_nothing_else_and_says_what_it_lacks(api: Gateway) -> None:
+    for name in ("vectors", "unpooled"):
+        status, body, _ = api.ask(name)
+        assert (status, body["error"]["param"]) == (400, "model")
+        assert "/v1/embeddings only" in body["error"]["message"]
+    status, body, _ = api.service.post("/v1/embeddings", {"model": "local/unpooled", "input": "one"})
+    assert (status, body["error"]["code"]) == (503, "local_model_unpooled")
+    assert 'set pooling = "mean"' in body["error"]["message"]
+    assert api.processes("unpooled") == []
+
+
 def test_they_are_listed_like_others(api: Gateway) -> None:
     listed = api.service.get("/v1/models")[1]["data"]
-    assert [(each["id"], each["owned_by"]) for each in listed] == [("local/tiny", "local"), ("local/vectors", "local")]
+    assert [(each["id"], each["owned_by"]) for each in listed] == [
+        (f"local/{name}", "local") for name in ("tiny", "vectors", "unpooled")
+    ]
 
 
 def test_it_runs_on_the_cpu_and_says_so_in_one_line(api: Gateway) -> None:

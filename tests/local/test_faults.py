@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -99,9 +100,11 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
     models = {
         "noise": ("noise.gguf", "is no GGUF file", "local_model_broken"),
         "short": ("short.gguf", "cut off", "local_model_broken"),
-        "half": ("half.gguf", "did not start", "local_model_failed"),
+        "half": ("half.gguf", "is cut off", "local_model_broken"),
+        "other": ("other.gguf", "did not start", "local_model_failed"),
         "none": ("none.gguf", "put it there", "local_model_missing"),
         "link": ("link.gguf", "is a link out of", "local_model_outside"),
+        "dead": ("dead.gguf", "is a link that leads to nothing here", "local_model_missing"),
         "folder": ("sub", "is no file", "local_model_missing"),
     }
     with start(model("tiny") + "".join(model(name, file=file) for name, (file, _, _) in models.items())) as api:
@@ -109,15 +112,17 @@ def test_broken_missing_and_foreign_files(start: Start, tmp_path: Path) -> None:
         (api.folder / "noise.gguf").write_bytes(b"noise" * 100)
         (api.folder / "short.gguf").write_bytes(whole[:100])
         (api.folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
+        (api.folder / "other.gguf").write_bytes(whole.replace(b"output_norm", b"output_mron"))
         (api.folder / "link.gguf").symlink_to(outside)
+        (api.folder / "dead.gguf").symlink_to("/where/the/host/has/tiny.gguf")
         (api.folder / "sub").mkdir()
         for name, (_, text, code) in models.items():
             status, body, _ = api.ask(name)
             assert (status, body["error"]["code"]) == (503, code), body
             assert text in body["error"]["message"]
-        (failed,) = api.logged("local/half did not start")
+        (failed,) = api.logged("local/other did not start")
         assert "tensor" in "".join(failed["last_lines"])
-        assert "half" in str(api.ask("half")[1])  # and again, at once
+        assert "other" in str(api.ask("other")[1])  # and again, at once
         assert api.processes() == []
         assert api.ask()[0] == 200
         # A file that comes later is found.
@@ -146,14 +151,48 @@ def test_a_process_that_hangs_is_replaced(start: Start) -> None:
 
 def test_more_memory_than_the_ceiling(start: Start) -> None:
     large = model("large", context=65_536, memory="20MB")  # known before it is started
-    greedy = model("greedy", memory="8MB")  # known only when it runs
+    greedy = model("greedy", memory="18MB")  # known only when it runs
     with start(large + greedy) as api:
         status, body, _ = api.ask("large")
         assert (status, body["error"]["code"]) == (503, "local_model_too_large")
         assert "raise its memory" in body["error"]["message"]
-        api.ask("greedy")
-        wait_until(lambda: api.logged("its ceiling is 8 MB"), "the greedy model is ended")
+        status, body, _ = api.ask("greedy")
+        assert (status, body["error"]["code"]) == (503, "local_model_failed")
+        assert "its ceiling is 18 MB" in body["error"]["message"]
+        assert len(api.logged("its ceiling is 18 MB")) == 1
         assert api.service.get("/health/live")[0] == 200
+
+
+def test_what_cannot_start_takes_no_room_from_what_runs(start: Start) -> None:
+    files = ("none.gguf", "noise.gguf", "half.gguf")
+    wrong = [model(file.partition(".")[0], file=file) for file in files]
+    wrong += [model("small", memory="8MB"), model("large", context=65_536, memory="20MB")]
+    wrong += [model("unpooled", embeddings=True)]
+    with start(model("tiny") + "".join(wrong), LLM_CALL_LOCAL_MODELS_LOADED="1") as api:
+        whole = (api.folder / "tiny.gguf").read_bytes()
+        (api.folder / "noise.gguf").write_bytes(b"noise" * 100)
+        (api.folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
+        assert api.ask()[0] == 200
+        pid = api.only()
+        for name in ("none", "noise", "half", "small", "large"):
+            assert api.ask(name)[0] == 503
+        assert api.service.post("/v1/embeddings", {"model": "local/unpooled", "input": "x"})[0] == 503
+        assert api.processes() == [pid]
+        assert api.logged("makes room") == []
+
+
+def test_a_model_that_outgrew_its_ceiling_once_gets_no_room_again(start: Start) -> None:
+    with start(model("tiny") + model("greedy", memory="18MB"), LLM_CALL_LOCAL_MODELS_LOADED="1") as api:
+        assert api.ask()[0] == 200
+        assert api.ask("greedy")[1]["error"]["code"] == "local_model_failed"
+        assert api.ask()[0] == 200
+        pid = api.only()
+        wait_until(lambda: api.ask("greedy")[1]["error"]["code"] == "local_model_too_large", "its pause is over")
+        assert api.processes() == [pid]
+        assert api.metric('llm_call_local_model_failed_starts_total{model="local/greedy"}') == 1
+        # Another file may need less.
+        os.utime(api.folder / "tiny.gguf", (1, 1))
+        wait_until(lambda: api.ask("greedy")[1]["error"]["code"] == "local_model_failed", "it is started again")
 
 
 def test_an_image_without_llama_server_lists_them_and_says_which_has_it(start: Start, tmp_path: Path) -> None:

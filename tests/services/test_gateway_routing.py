@@ -31,6 +31,11 @@ fallbacks = ["two"]
 upstream = "second"
 [model."e/*"]
 upstream = "first"
+[upstream.third]
+kind = "openai"
+base_url = "http://127.0.0.1:{second}/v1"
+[model."third/*"]
+upstream = "third"
 """
 
 
@@ -86,6 +91,21 @@ def test_what_fails_twice_is_asked_a_third_time(api: Service, wish: dict[str, An
 def test_what_keeps_failing_is_asked_elsewhere(api: Service, wish: dict[str, Any]) -> None:
     status, _, headers = ask(api, {**wish, "model": "one"})
     assert (status, headers["x-llm-call-upstream"]) == (200, "second")
+
+
+def test_a_broken_model_costs_itself_and_no_other_of_its_upstream(
+    api: Service, doubles: tuple[Service, Service]
+) -> None:
+    before = doubles[1].get("/count")[1]["requests"]
+    broken = {"status": 500, "message": "model name=bad failed to load", "model": "bad"}
+    answers = [ask(api, broken, "third/bad") for _ in range(6)]
+    assert [status for status, _, _ in answers] == [500] * 5 + [503]
+    assert doubles[1].get("/count")[1]["requests"] == before + 5
+    error = answers[-1][1]["error"]
+    assert error["code"] == "upstream_circuit_open"
+    assert 'The model "bad" of the upstream "third"' in error["message"]
+    for name in ("third/good", "third/other"):
+        assert ask(api, broken, name)[0] == 200
 
 
 def test_an_upstream_that_is_down_is_replaced(models: Path, doubles: tuple[Service, Service]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 
 import aiohttp
 
 from llm_call.api import upstreams
-from llm_call.api.breaker import Breaker, Breakers
+from llm_call.api.breaker import Breakers, Guard
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
 from llm_call.api.local.refusals import BY_US, Ended
@@ -28,20 +29,33 @@ AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses after which the same upstream may answer otherwise a moment later."""
 ELSEWHERE = AGAIN | {401, 402, 403, 404, 405, 501}
 """Statuses that another upstream may not have: its own load, key, account and models. 400 is the request's own fault."""
+UNLOADABLE = re.compile(
+    r"\bmodel\b.*\bfailed to load\b|\b(?:unable to load|error loading|failed to load) model\b"
+    r"|\bmodel requires more system memory\b",
+    re.IGNORECASE,
+)
+"""What servers of models say of one that they cannot load (the first llama-server as a router, the rest Ollama and its
+runner): a moment later it is no better, and each attempt loads it anew."""
 
 Outcome = Callable[[Call, Target, bool, float], None]
 """Called with the end of each attempt: whether it succeeded, and its seconds."""
 
 
 class Failure(Exception):
-    """An attempt that failed: what to tell the client, and what may help. `delay`: seconds that the upstream asked for."""
+    """An attempt that failed: what to tell the client, and what may help. `delay`: seconds that the upstream asked for.
 
-    def __init__(self, error: ApiError, *, again: bool, elsewhere: bool, sick: bool, delay: float = 0.0) -> None:
+    `sick`: breakers hear of it; `answered`: there was an answer, so it is the model's fault rather than the server's.
+    """
+
+    def __init__(
+        self, error: ApiError, *, again: bool, elsewhere: bool, sick: bool, answered: bool = True, delay: float = 0.0
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.again = again
         self.elsewhere = elsewhere
         self.sick = sick
+        self.answered = answered
         self.delay = delay
 
 
@@ -64,13 +78,18 @@ class Attempts:
             if target.upstream.lacks_key:
                 last = last or upstreams.not_configured(target.upstream)
                 continue
-            breaker = self._breakers.of(target.upstream)
-            if not breaker.admits():
-                refused = refused or breaker.refusal()
+            if unfit := upstreams.unfit(target, call.asked):
+                last = last or unfit
+                if target is call.route.targets[0] and not call.route.learned:
+                    break  # it was named itself: the request's own fault
+                continue
+            guard = self._breakers.of(target)
+            if closed := guard.refusal():
+                refused = refused or closed
                 continue
             call.upstream = target.upstream.name
             try:
-                return await self._persist(call, target, breaker)
+                return await self._persist(call, target, guard)
             except Failure as failure:
                 last = failure.error
                 if not failure.elsewhere:
@@ -79,12 +98,12 @@ class Attempts:
         assert error, "a route has targets"
         raise error
 
-    async def _persist(self, call: Call, target: Target, breaker: Breaker) -> Whole | Streaming:
+    async def _persist(self, call: Call, target: Target, guard: Guard) -> Whole | Streaming:
         """Ask one upstream, again where that may help. Raises Failure."""
         pause = FIRST_PAUSE_SECONDS
         for left in range(target.retries, -1, -1):
             try:
-                return await self._once(call, target, breaker)
+                return await self._once(call, target, guard)
             except Failure as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.delay)
                 if not left or not failure.again or wait > LONGEST_PAUSE_SECONDS:
@@ -93,35 +112,35 @@ class Attempts:
                 await asyncio.sleep(wait)
                 call.waited += wait
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                if not breaker.admits():
+                if guard.refusal():
                     raise
         msg = "the last attempt returns or raises"
         raise AssertionError(msg)
 
-    async def _once(self, call: Call, target: Target, breaker: Breaker) -> Whole | Streaming:
+    async def _once(self, call: Call, target: Target, guard: Guard) -> Whole | Streaming:
         call.attempts += 1
         began = time.perf_counter()
         try:
-            reply = await self._ask(call, target, breaker, began)
+            reply = await self._ask(call, target, guard, began)
         except Failure as failure:
             call.waited += time.perf_counter() - began
             if failure.sick:
-                breaker.failed(failure.error)
+                guard.failed(failure.error, answered=failure.answered)
             elif failure.error.status == 429:
-                breaker.abandoned()
+                guard.abandoned()
             else:
-                breaker.succeeded()
+                guard.succeeded()
             if failure.elsewhere:
                 # Otherwise it was the request's fault, and says nothing of the upstream.
                 self._outcome(call, target, False, time.perf_counter() - began)
             raise
         except BaseException:
-            breaker.abandoned()
+            guard.abandoned()
             raise
-        breaker.succeeded()
+        guard.succeeded()
         return reply
 
-    async def _ask(self, call: Call, target: Target, breaker: Breaker, began: float) -> Whole | Streaming:
+    async def _ask(self, call: Call, target: Target, guard: Guard, began: float) -> Whole | Streaming:
         response = None
         try:
             response = await self._pool.post(target, call)
@@ -131,13 +150,13 @@ class Attempts:
                 first = await response.content.readany()
                 if not first:
                     raise aiohttp.ClientPayloadError
-                return self._streaming(call, target, breaker, response, first, began)
+                return self._streaming(call, target, guard, response, first, began)
             body = await response.read()
             now = time.perf_counter()
         except (aiohttp.ClientError, TimeoutError) as error:
             if response is not None:
                 response.release()
-            raise _broken(target, error) from error
+            raise _broken(target, error, answered=response is not None) from error
         except BaseException:
             if response is not None:
                 response.release()
@@ -154,7 +173,7 @@ class Attempts:
         self,
         call: Call,
         target: Target,
-        breaker: Breaker,
+        guard: Guard,
         response: Response,
         first: bytes,
         began: float,
@@ -165,7 +184,7 @@ class Attempts:
 
         def ended(whole: bool) -> None:
             if not whole and not target.upstream.recipe:  # a local model that ended is left alone already
-                breaker.failed(upstreams.broke_off(target.upstream))
+                guard.failed(upstreams.broke_off(target.upstream), answered=True)
             self._outcome(call, target, whole, now - began)
 
         return Streaming(call, target, response, first, ended)
@@ -175,7 +194,7 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
     status = response.status
     error = upstreams.refusal(target.upstream, status, body, response.headers)
     # Anthropic's and OpenAI's own clients, and so our Claude proxy, heed this header.
-    hopeless = response.headers.get("x-should-retry") == "false"
+    hopeless = response.headers.get("x-should-retry") == "false" or bool(UNLOADABLE.search(error.message))
     ours = target.upstream.kind == "claude-proxy"
     return Failure(
         error,
@@ -189,7 +208,7 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
     )
 
 
-def _broken(target: Target, error: Exception) -> Failure:
+def _broken(target: Target, error: Exception, *, answered: bool) -> Failure:
     unmade = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     # What may have begun is not begun again where it costs minutes, money, or has tools at work.
     again = unmade or (target.upstream.kind != "claude-proxy" and not isinstance(error, TimeoutError))
@@ -197,7 +216,7 @@ def _broken(target: Target, error: Exception) -> Failure:
     if isinstance(error, Ended):
         # One crash fails all requests that were on their way; when it comes back is not the breaker's business.
         return Failure(told, again=True, elsewhere=True, sick=False, delay=error.seconds)
-    return Failure(told, again=again, elsewhere=True, sick=True)
+    return Failure(told, again=again, elsewhere=True, sick=True, answered=answered)
 
 
 def _seconds(text: str | None) -> float:

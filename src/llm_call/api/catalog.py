@@ -20,8 +20,8 @@ Kind = Literal["openai", "claude-proxy", "litellm", "llama"]
 class Upstream:
     """A server that speaks the OpenAI wire. `timeout` is in seconds without a byte from it.
 
-    After `breaker_failures` failures in a row it is left alone for `breaker_seconds`. A local model, which has a server of
-    its own, is an upstream of its own name: `recipe` says how it is served.
+    After `breaker_failures` failures in a row it, or one model of it, is left alone for `breaker_seconds`. A local model,
+    which has a server of its own, is an upstream of its own name: `recipe` says how it is served.
     """
 
     name: str

@@ -47,7 +47,7 @@ class Gateway:
         gauge = self.telemetry.gauge
         gauge(
             "breaker_state",
-            "0 closed, 1 on trial, 2 open.",
+            "0 closed, 1 on trial, 2 open: the upstream, or one of its models, is left alone.",
             ("upstream",),
             lambda: [((name,), float(state)) for name, state in self.breakers.states().items()],
         )

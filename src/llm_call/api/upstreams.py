@@ -16,10 +16,11 @@ from yarl import URL
 from llm_call.api import foreign
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target, Upstream
+from llm_call.api.local import templates
 from llm_call.api.local.options import Options
 from llm_call.api.local.recipe import Recipe
 from llm_call.api.local.refusals import Ended
-from llm_call.api.request import Wire
+from llm_call.api.request import Asked, Wire
 from serving.errors import ApiError
 from serving.health import Dependency, NotConfigured
 from serving.keys_file import Key
@@ -189,6 +190,28 @@ def not_configured(upstream: Upstream) -> ApiError:
     """Return the error of an upstream whose key is missing."""
     message = f'The upstream "{upstream.name}" has no key; give it one in {upstream.api_key_env}_FILE.'
     return _error(503, message, upstream, "upstream_not_configured")
+
+
+def unfit(target: Target, asked: Asked) -> ApiError | None:
+    """Return the error of a local model that is asked for what it cannot do by its own table, or None.
+
+    llama-server would be started for it, and dies of some of these requests or answers 500.
+    """
+    recipe = target.upstream.recipe
+    if not recipe or asked.wire == "embeddings":
+        return None
+    if recipe.embeddings:
+        told = (
+            f'The model "{target.model}" answers /v1/embeddings only (embeddings = true); GET /v1/models lists others.'
+        )
+        return ApiError(400, told, code="model_not_for_chat", param="model")
+    if recipe.template not in ("", templates.JINJA):
+        for param in ("tools", "tool_choice"):
+            if asked.body.get(param) not in (None, [], "auto"):
+                told = f'The model "{target.model}" takes no {param} with its template "{recipe.template}"; '
+                told += f'"{templates.JINJA}" has tools, and so may the template of its file.'
+                return ApiError(400, told, code="model_without_tools", param=param)
+    return None
 
 
 def failure(upstream: Upstream, error: Exception) -> ApiError:

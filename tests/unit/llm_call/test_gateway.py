@@ -9,11 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llm_call.api import attempts, request
+from llm_call.api import attempts, request, upstreams
 from llm_call.api import store as stores
 from llm_call.api.app import assemble
 from llm_call.api.call import Call
 from llm_call.api.catalog import Catalog, Route, Target, Upstream
+from llm_call.api.local.recipe import Recipe
 from llm_call.api.settings import Settings
 from llm_call.api.store import Store
 from llm_call.api.upstreams import Upstreams
@@ -26,6 +27,9 @@ from tests.support.asgi import Answer, ask
 DOUBLE = Upstream("double", "openai", "http://double/v1", 1.0, None, None)
 SPARE = Upstream("spare", "openai", "http://spare/v1", 1.0, None, None)
 PROXY = Upstream("proxy", "claude-proxy", "http://proxy/v1", 1.0, None, None, breaker_failures=2)
+VECTORS = Upstream("local/v", "llama", "", 1.0, None, None, recipe=Recipe("v.gguf", embeddings=True))
+LLAMA3 = Upstream("local/l", "llama", "", 1.0, None, None, recipe=Recipe("l.gguf", template="llama3"))
+CHATML = Upstream("local/c", "llama", "", 1.0, None, None, recipe=Recipe("c.gguf", template="chatml"))
 KEYLESS = Upstream("keyless", "openai", "http://double/v1", 1.0, "NO_KEY", None)
 
 
@@ -33,6 +37,7 @@ def target(model: str, upstream: Upstream, name: str, retries: int = 0) -> Targe
     return Target(model, upstream, name, upstream.timeout, retries)
 
 
+VECTOR = target("local/v", VECTORS, "local/v")
 WILD, KEPT, OTHER = target("d/*", DOUBLE, "*"), target("safe", DOUBLE, "one", 2), target("spare", SPARE, "two")
 CATALOG = Catalog(
     {"double": DOUBLE, "spare": SPARE, "keyless": KEYLESS, "proxy": PROXY},
@@ -41,6 +46,9 @@ CATALOG = Catalog(
         "keyless": Route("keyless", (target("keyless", KEYLESS, "keyless"),)),
         "safe": Route("safe", (KEPT, OTHER)),
         "cli": Route("cli", (target("cli", PROXY, "opus", 2),)),
+        "local/v": Route("local/v", (VECTOR, OTHER)),
+        "backed": Route("backed", (WILD, VECTOR)),
+        "mixed": Route("mixed", (VECTOR, OTHER), learned=True),
         "any": Route("any", (target("keyless", KEYLESS, "k"), OTHER), learned=True),
     },
 )
@@ -594,6 +602,77 @@ def test_an_upstream_that_keeps_failing_is_left_alone() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("hurried")
+def test_one_broken_model_shuts_out_no_other_of_its_upstream() -> None:
+    async def scenario() -> None:
+        pool = Pool(Reply([b'{"error":{"message":"model name=bad failed to load"}}'], 500))
+        app = gateway(pool)
+        bad = {**BODY, "model": "d/bad"}
+        assert [(await chat(app, bad)).status for _ in range(7)] == [500] * 5 + [503] * 2
+        assert (await chat(app, bad)).json["error"]["code"] == "upstream_circuit_open"
+        assert 'llm_call_breaker_state{upstream="double"} 2.0' in (await ask(app, "GET", "/metrics")).body.decode()
+        pool.replies = [OK]
+        assert (await chat(app, BODY)).status == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("model name=notgguf failed to load", 1),
+        ("unable to load model: /x/y", 1),
+        ("error loading model /x/y", 1),
+        ("model requires more system memory (9 GiB) than is available (1 GiB)", 1),
+        ("the server is overloaded", 3),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_asked_once(said: str, asked: int) -> None:
+    answer = json.dumps({"error": {"message": said}}).encode()
+    pool = Pool(*[Reply([answer], 500)] * asked, OK)
+    assert asyncio.run(chat(gateway(pool), {**BODY, "model": "safe"})).status == 200
+    assert pool.asked == ["double"] * asked + ["spare"]
+
+
+def test_a_model_that_embeds_is_asked_for_nothing_else() -> None:
+    pool = Pool(OK)
+    answer = asyncio.run(chat(gateway(pool), {**BODY, "model": "local/v"}))
+    error = answer.json["error"]
+    assert (answer.status, error["param"], error["code"]) == (400, "model", "model_not_for_chat")
+    assert "/v1/embeddings only" in error["message"]
+    assert pool.asked == []
+    body = json.dumps({"model": "local/v", "input": "x"}).encode()
+    assert asyncio.run(ask(gateway(pool), "POST", "/v1/embeddings", body)).status == 200
+    assert pool.asked == ["local/v"]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "more", "param"),
+    [
+        (LLAMA3, {"tools": [{"type": "function"}]}, "tools"),
+        (LLAMA3, {"tool_choice": "required"}, "tool_choice"),
+        (LLAMA3, {"tools": [], "tool_choice": "auto"}, None),
+        (CHATML, {"tools": [{"type": "function"}]}, None),
+        (DOUBLE, {"tools": [{"type": "function"}]}, None),
+    ],
+)
+def test_tools_are_for_templates_that_have_them(upstream: Upstream, more: dict, param: str | None) -> None:
+    body = json.dumps({**BODY, "model": "local/l", **more}).encode()
+    error = upstreams.unfit(target("local/l", upstream, "local/l"), request.parse(body, "chat/completions"))
+    assert (error.param if error else None) == param
+    assert not error or (error.status, error.code) == (400, "model_without_tools")
+
+
+def test_among_others_a_model_that_embeds_is_passed_over() -> None:
+    pool = Pool(OK)
+    assert asyncio.run(chat(gateway(pool), {**BODY, "model": "mixed"})).status == 200
+    assert pool.asked == ["spare"]
+    pool = Pool(Reply([b"{}"], 404))
+    assert asyncio.run(chat(gateway(pool), {**BODY, "model": "backed"})).status == 404
+    assert pool.asked == ["double"]
+
+
 def test_candidates_without_a_key_are_passed_over() -> None:
     pool = Pool(OK)
     assert asyncio.run(chat(gateway(pool), {**BODY, "model": "any"})).status == 200
@@ -623,7 +702,7 @@ def test_models_are_listed_and_found() -> None:
     listed = asyncio.run(ask(app, "GET", "/v1/models")).json
     assert (listed["object"], [each["id"] for each in listed["data"]]) == (
         "list",
-        ["d/*", "keyless", "safe", "cli", "any"],
+        ["d/*", "keyless", "safe", "cli", "local/v", "backed", "mixed", "any"],
     )
     assert asyncio.run(ask(app, "GET", "/v1/models/keyless")).json["owned_by"] == "keyless"
     assert asyncio.run(ask(app, "GET", "/v1/models/none")).json["error"]["code"] == "model_not_found"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import constants as gguf_constants
 
 from llm_call.api import models_file, settings
 from llm_call.api.catalog import Catalog
-from llm_call.api.local import device, gguf, recipe, weights
+from llm_call.api.local import device, gguf, recipe, templates, tensors, weights
 from llm_call.api.local.journal import Journal
 from llm_call.api.local.recipe import Recipe
 from llm_call.api.local.refusals import Refusal, Refused
@@ -103,7 +105,7 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
     gpu_layers = "some"
     embeddings = 1
     pooling = "men"
-    template = "{{ x }}"
+    template = "chatm"
     memory = "lots"
     idle_seconds = -1
     start_seconds = 0
@@ -122,8 +124,8 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."local/*".file: "a/../../b.gguf" leaves the models folder; name a file below it, such as "tiny.gguf"',
         'model."local/a".name: unknown key; known: upstream, fallbacks, timeout, retries, price, file, context, parallel, '
         "threads, gpu_layers, embeddings, pooling, template, memory, idle_seconds, start_seconds, candidates",
-        'model."local/a".pooling: "men" is none; perhaps you meant "mean"',
-        'model."local/a".template: is the name of one of llama-server\'s own, such as "chatml"',
+        'model."local/a".pooling: "men" makes no embedding; perhaps you meant "mean"',
+        'model."local/a".template: "chatm" is none of llama-server\'s own; perhaps you meant "chatml"',
         'model."local/a".file: is missing',
         'model."local/a".context: is a whole number from 16 to 16777216',
         'model."local/a".threads: is a whole number from 1 to 1024',
@@ -135,6 +137,28 @@ def test_every_fault_of_local_models(tmp_path: Path) -> None:
         'model."far/a".file: unknown key; known: upstream, name, fallbacks, timeout, retries, price, candidates',
         'model."b".upstream: there is no upstream "locl"; perhaps you meant "local"',
     ]
+
+
+def test_a_template_is_one_that_llama_server_has(tmp_path: Path) -> None:
+    head = '[upstream.local]\nkind = "llama"\n[model."local/a"]\nupstream = "local"\nfile = "a.gguf"\n'
+    for text in ("nosuchtemplate", "{{ messages }}"):
+        (fault,) = faults(f'{head}template = "{text}"\n', tmp_path)
+        assert fault.startswith(f'model."local/a".template: "{text}" is none of llama-server\'s own; known: bailing, ')
+    assert templates.flags("") == ["--jinja"]
+    assert templates.flags("chatml") == ["--jinja", "--chat-template", "chatml"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ('embeddings = true\npooling = "none"', '"none" makes no embedding; known: mean, cls, last'),
+        ('pooling = "mean"', "is for models with embeddings = true"),
+        ('embeddings = false\npooling = "mean"', "is for models with embeddings = true"),
+    ],
+)
+def test_pooling_is_for_embeddings(keys: str, fault: str, tmp_path: Path) -> None:
+    text = f'[upstream.local]\nkind = "llama"\n[model."local/a"]\nupstream = "local"\nfile = "a.gguf"\n{keys}\n'
+    assert faults(text, tmp_path) == [f'model."local/a".pooling: {fault}']
 
 
 def test_the_settings(tmp_path: Path) -> None:
@@ -163,12 +187,12 @@ def test_the_command_line() -> None:
         *("--no-webui", "--no-slots", "--offline", "--jinja"),
     ]
     given = Recipe(
-        "a.gguf", context=100, parallel=2, threads=1, gpu_layers=0, embeddings=True, pooling="cls", template="x"
+        "a.gguf", context=100, parallel=2, threads=1, gpu_layers=0, embeddings=True, pooling="cls", template="llama3"
     )
     full = recipe.arguments(given, "local/a", Path("/models/a.gguf"), Path("/tmp/1.sock"), 3)
     assert full[8:] == [
         *("--ctx-size", "200", "--parallel", "2", "--threads", "1", "--threads-http", "64", "--gpu-layers", "0"),
-        *("--no-webui", "--no-slots", "--offline", "--jinja", "--chat-template", "x"),
+        *("--no-webui", "--no-slots", "--offline", "--no-jinja", "--chat-template", "llama3"),
         *("--embeddings", "--batch-size", "100", "--ubatch-size", "100", "--pooling", "cls"),
     ]
 
@@ -192,8 +216,31 @@ def test_what_a_model_needs(tmp_path: Path) -> None:
 def test_a_model_in_several_files(tmp_path: Path) -> None:
     first = tmp_path / "big-00001-of-00002.gguf"
     tiny_model.write(first)
-    (tmp_path / "big-00002-of-00002.gguf").write_bytes(bytes(1000))
-    assert gguf.need(first).weights == first.stat().st_size + 1000
+    with pytest.raises(gguf.NotGguf, match=r"is one of 2, and big-00002-of-00002\.gguf is not beside it"):
+        gguf.need(first)
+    tiny_model.write(tmp_path / "big-00002-of-00002.gguf")
+    size = first.stat().st_size
+    assert gguf.need(first).weights == 2 * size
+    os.truncate(tmp_path / "big-00002-of-00002.gguf", size - 100)
+    with pytest.raises(gguf.NotGguf, match="is cut off"):
+        gguf.need(first)
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    tiny_model.write(file)
+    size = file.stat().st_size
+    for left in (size - 32, size // 2, 20_000):
+        os.truncate(file, left)
+        with pytest.raises(gguf.NotGguf, match=f"^is cut off: {left} of {size} bytes are there"):
+            gguf.need(file)
+
+
+def test_the_sizes_of_types_are_those_of_gguf() -> None:
+    theirs = {int(kind): size for kind, size in gguf_constants.GGML_QUANT_SIZES.items()}
+    assert {kind: theirs[kind] for kind in tensors.SIZES} == tensors.SIZES
+    assert tensors.size(12, (512, 3)) == 2 * 3 * 144
+    assert tensors.size(9999, (512, 3)) == 0
 
 
 def entry(key: str, kind: int, value: bytes) -> bytes:
@@ -241,8 +288,12 @@ def test_grouped_heads_that_differ_by_layer(tmp_path: Path) -> None:
             "a text of",
         ),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + entry("k", 9, struct.pack("<IQ", 0, 1 << 40)), "is cut off"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0), "is cut off or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<I", 1 << 31), "dimensions"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IQIQ", 1, 8, 0, 64), "is cut off: "),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry("general.alignment", 4, bytes(4)), "its alignment is 0"),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_what_is_no_model(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
@@ -258,20 +309,40 @@ def test_a_file_stays_in_its_folder(tmp_path: Path) -> None:
     (folder / "in.gguf").symlink_to("sub/a.gguf")
     (folder / "out.gguf").symlink_to("../out.gguf")
     (folder / "loop.gguf").symlink_to("loop.gguf")
+    (folder / "absolute.gguf").symlink_to("/elsewhere/models/sub/a.gguf")
+    (folder / "away").symlink_to("/elsewhere/models")
     (tmp_path / "link").symlink_to(folder)
     for where in (folder, tmp_path / "link"):
         assert weights.locate(where, "m", Recipe("in.gguf")) == folder / "sub" / "a.gguf"
-    codes = {}
-    for name in ("out.gguf", "loop.gguf", "none.gguf", "sub"):
+    remedy = f"put the file itself there, or a relative link (ln -s --relative) to a file inside {folder}."
+    dead = f"is a link that leads to nothing here; {remedy}"
+    for name, code, message in (
+        ("out.gguf", "local_model_outside", f"is a link out of {folder}; {remedy}"),
+        ("loop.gguf", "local_model_missing", dead),
+        ("absolute.gguf", "local_model_missing", dead),
+        ("away/a.gguf", "local_model_missing", dead),
+        ("none.gguf", "local_model_missing", f"is not in {folder}; put it there."),
+        ("sub", "local_model_missing", "is no file; name a GGUF file."),
+    ):
         with pytest.raises(Refused) as caught:
             weights.locate(folder, "m", Recipe(name))
-        codes[name] = caught.value.code
-    assert codes == {
-        "out.gguf": "local_model_outside",
-        "loop.gguf": "local_model_missing",
-        "none.gguf": "local_model_missing",
-        "sub": "local_model_missing",
-    }
+        assert caught.value.code == code
+        assert caught.value.message.endswith(message)
+
+
+@pytest.mark.parametrize(("entries", "pooled"), [([], False), ([0], False), ([1], True), ([3], True)])
+def test_how_a_model_that_embeds_pools(entries: list[int], pooled: bool, tmp_path: Path) -> None:
+    head = [entry("general.architecture", 8, text("x"))]
+    head += [entry("x.pooling_type", 4, struct.pack("<I", value)) for value in entries]
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(head)) + b"".join(head))
+    assert gguf.need(file).pooled is pooled
+    least = file.stat().st_size + weights.PROGRAM_BYTES
+    assert weights.needed("m", Recipe("x.gguf"), file) == least
+    assert weights.needed("m", Recipe("x.gguf", embeddings=True, pooling="mean"), file) == least
+    if not pooled:
+        with pytest.raises(Refused, match='set pooling = "mean"'):
+            weights.needed("m", Recipe("x.gguf", embeddings=True), file)
 
 
 def test_a_ceiling_below_weights_and_context() -> None:

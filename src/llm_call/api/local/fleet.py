@@ -126,21 +126,16 @@ class Fleet:
         if not program:
             message = f'The model "{name}" cannot run: {self._options.lack}.'
             raise Refused(message, "local_models_missing")
-        file = weights.locate(Path(self._options.folder), name, recipe)
-        needed = await asyncio.to_thread(weights.needed, name, recipe, file)
-        await self.device.known.wait()
-        if not self._on_gpu(recipe):
-            weights.admit(name, recipe, needed)
-        if self.device.lost and recipe.gpu_layers != 0:
-            message = f'The model "{name}" has lost its GPU: {self.device.lost}.'
-            raise Refused(message, "gpu_lost")
+        file, needed = await self._judge(resident)
         await self._seat(resident)
         log.info("starting local model %s", name, extra={"model": name, "file": recipe.file})
         try:
             self._sockets = self._sockets or Sockets()
             socket = self._sockets.next()
             # Not cancelled with us: it may exist already, and nobody would know of it.
-            starting = asyncio.ensure_future(process.start(name, recipe, program, file, socket, needed))
+            starting = asyncio.ensure_future(
+                process.start(name, recipe, program, file, socket, needed, on_gpu=self._on_gpu(recipe))
+            )
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
@@ -150,8 +145,26 @@ class Fleet:
             message = f'The model "{name}" cannot start: {error}.'
             raise Refused(message, "local_model_failed") from error
 
+    async def _judge(self, resident: Resident) -> tuple[Path, int]:
+        """Return a model's file and the bytes that it needs. Raises Refused for all that is known before it is started.
+
+        This comes before anybody makes room for it.
+        """
+        name, recipe = resident.name, resident.recipe
+        file = weights.locate(Path(self._options.folder), name, recipe)
+        needed = await asyncio.to_thread(weights.needed, name, recipe, file)
+        version = weights.version(file)
+        if version != resident.version:
+            resident.outgrew, resident.version = 0, version
+        await self.device.known.wait()
+        weights.admit(name, recipe, max(0 if self._on_gpu(recipe) else needed, resident.outgrew))
+        if self.device.lost and recipe.gpu_layers != 0:
+            message = f'The model "{name}" has lost its GPU: {self.device.lost}.'
+            raise Refused(message, "gpu_lost")
+        return file, needed
+
     async def _watch(self, running: Process) -> None:
-        await running.watch(self._options.watch_seconds, files=not self._on_gpu(running.recipe))
+        await running.watch(self._options.watch_seconds)
 
     def _on_gpu(self, recipe: Recipe) -> bool:
         return bool(self.device.gpus) and recipe.gpu_layers != 0

@@ -1,4 +1,4 @@
-"""Reads the head of a GGUF file: enough to tell how much memory its weights and a token of context take.
+"""Reads the head of a GGUF file: how much memory its weights and a token of context take, and how it embeds texts.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -13,15 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llm_call.api.local import tensors
+
 MAGIC = b"GGUF"
 TEXT, ARRAY = 8, 9
 NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+LENGTH = struct.Struct("<Q")
+MOST_DIMENSIONS = 4
+ALIGNMENT = 32
+"""What the tensors' bytes begin at a multiple of, unless `general.alignment` says otherwise."""
 LONGEST_KEY, LONGEST_TEXT = 1 << 16, 1 << 24
 """In bytes; the second holds for chat templates, too. A longer one is no GGUF file but noise."""
 MOST_TEXTS, MOST_NUMBERS = 1 << 22, 1 << 12
 """Of a list: texts that are passed over, more than any vocabulary has; numbers that are kept, one for each layer."""
 BYTES_PER_NUMBER = 2
 """Of the context's keys and values: llama-server keeps them as f16 unless told otherwise."""
+NO_POOLING = 0
+"""Of `<architecture>.pooling_type`: llama.cpp's LLAMA_POOLING_TYPE_NONE, which it also takes where the file says nothing."""
 PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
 
 
@@ -31,10 +39,14 @@ class NotGguf(ValueError):
 
 @dataclass(frozen=True)
 class Need:
-    """In bytes: all weights, and one token of context (0 where the file does not tell)."""
+    """In bytes: all weights, and one token of context (0 where the file does not tell).
+
+    `pooled`: the file says how the numbers of a text's tokens become one embedding.
+    """
 
     weights: int
     token: int
+    pooled: bool = False
 
     def total(self, tokens: int) -> int:
         """Return what a model with so many tokens of context takes at least."""
@@ -42,32 +54,52 @@ class Need:
 
 
 def need(path: Path) -> Need:
-    """Return what the model at `path` needs. Raises NotGguf, and OSError if it cannot be read. It may take 0.1 s."""
-    with path.open("rb") as file:
-        try:
-            told = _figures(file)
-        except (struct.error, UnicodeDecodeError) as error:
-            msg = "is cut off or damaged"
-            raise NotGguf(msg) from error
-    weights = sum(part.stat().st_size for part in _parts(path))
-    return Need(weights, _token(told))
+    """Return what the model at `path` needs. Raises NotGguf, also for a file that is shorter than its head says, and OSError.
+
+    It may take 0.2 s for a large vocabulary.
+    """
+    parts = list(_parts(path))
+    heads = [_head(part) for part in parts]
+    weights = sum(part.stat().st_size for part in parts)
+    told = heads[0]
+    return Need(weights, _token(told), told.get("pooling_type", NO_POOLING) != NO_POOLING)
 
 
 def _parts(path: Path) -> Iterator[Path]:
     """Yield the files of a model that may be split into several, of which the first is named."""
+    yield path
     match = PART.fullmatch(path.name)
-    for number in range(1, int(match[2]) + 1 if match else 2):
-        part = path.with_name(f"{match[1]}-{number:05}-of-{match[2]}.gguf") if match else path
-        if part.exists():
-            yield part
+    for number in range(2, int(match[2]) + 1 if match else 2):
+        assert match, "a file that is not split is its only part"
+        part = path.with_name(f"{match[1]}-{number:05}-of-{match[2]}.gguf")
+        if not part.exists():
+            msg = f"is one of {int(match[2])}, and {part.name} is not beside it"
+            raise NotGguf(msg)
+        yield part
 
 
-def _figures(file: BinaryIO) -> dict[str, Any]:
-    """Return the entries without the architecture's name before them, as far as those of the tokenizer."""
+def _head(path: Path) -> dict[str, Any]:
+    """Return the entries of one file, all of which has to be there."""
+    with path.open("rb") as file:
+        try:
+            told, count = _figures(file)
+            end = _end(file, count, told.get("general.alignment", ALIGNMENT))
+        except (struct.error, UnicodeDecodeError) as error:
+            msg = "is cut off or damaged"
+            raise NotGguf(msg) from error
+        size = os.fstat(file.fileno()).st_size
+    if size < end:
+        msg = f"is cut off: {size} of {end} bytes are there; copy it again"
+        raise NotGguf(msg)
+    return told
+
+
+def _figures(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return the entries without the architecture's name before them, and how many tensors there are."""
     if (begin := file.read(4)) != MAGIC:
         msg = f"is no GGUF file: it begins with {begin!r}"
         raise NotGguf(msg)
-    version, _tensors, entries = _take(file, "<IQQ")
+    version, count, entries = _take(file, "<IQQ")
     if version not in (2, 3):
         msg = f"is a GGUF file of version {version}; known are 2 and 3"
         raise NotGguf(msg)
@@ -75,13 +107,29 @@ def _figures(file: BinaryIO) -> dict[str, Any]:
     architecture = ""
     for _ in range(entries):
         key = _text(file, LONGEST_KEY).decode("utf-8")
-        if key.startswith("tokenizer.") and f"{architecture}.block_count" in found:
-            break  # the long part: it says nothing of sizes
         value = _value(file, _take(file, "<I")[0])
         if key == "general.architecture":
             architecture = bytes(value).decode("utf-8")
         found[key] = value
-    return {key.removeprefix(f"{architecture}."): value for key, value in found.items()}
+    return {key.removeprefix(f"{architecture}."): value for key, value in found.items()}, count
+
+
+def _end(file: BinaryIO, count: int, alignment: Any) -> int:
+    """Return the size that a file with so many tensors has at least; their descriptions are read next."""
+    end = 0
+    for _ in range(count):
+        _text(file, LONGEST_KEY)
+        (dimensions,) = _take(file, "<I")
+        if dimensions > MOST_DIMENSIONS:
+            msg = f"is damaged: a tensor of {dimensions} dimensions"
+            raise NotGguf(msg)
+        shape = _take(file, f"<{dimensions}Q")
+        kind, offset = _take(file, "<IQ")
+        end = max(end, offset + tensors.size(kind, shape))
+    if type(alignment) is not int or alignment <= 0:
+        msg = f"is damaged: its alignment is {alignment!r}"
+        raise NotGguf(msg)
+    return -(-file.tell() // alignment) * alignment + end if count else 0
 
 
 def _token(told: dict[str, Any]) -> int:
@@ -104,9 +152,12 @@ def _take(file: BinaryIO, kind: str) -> tuple[Any, ...]:
 def _size(file: BinaryIO, longest: int) -> int:
     size: int = _take(file, "<Q")[0]
     if size > longest:
-        msg = f"is damaged: a text of {size} bytes"
-        raise NotGguf(msg)
+        raise _noise(size)
     return size
+
+
+def _noise(size: int) -> NotGguf:
+    return NotGguf(f"is damaged: a text of {size} bytes")
 
 
 def _text(file: BinaryIO, longest: int) -> bytes:
@@ -129,13 +180,22 @@ def _value(file: BinaryIO, kind: int) -> Any:
 def _list(file: BinaryIO, kind: int, count: int) -> list[Any]:
     """Return the numbers of a short list; of others nothing is kept: the file may be anything."""
     if kind == TEXT and count <= MOST_TEXTS:
-        for _ in range(count):
-            file.seek(_size(file, LONGEST_TEXT), os.SEEK_CUR)  # beyond the end there is nothing to read
+        _skip_texts(file, count)
         return []
     if count <= MOST_NUMBERS:
         return [_take(file, _number(kind))[0] for _ in range(count)]
     _skip(file, count * struct.calcsize(_number(kind)))
     return []
+
+
+def _skip_texts(file: BinaryIO, count: int) -> None:
+    # A vocabulary has hundreds of thousands: nothing but this loop takes time.
+    read, seek, unpack = file.read, file.seek, LENGTH.unpack
+    for _ in range(count):
+        (size,) = unpack(read(8))
+        if size > LONGEST_TEXT:
+            raise _noise(size)
+        seek(size, os.SEEK_CUR)  # beyond the end there is nothing to read
 
 
 def _skip(file: BinaryIO, size: int) -> None:

@@ -39,11 +39,18 @@ RESIDENT = re.compile(r"^(VmRSS|RssFile|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 
 class Process:
-    """A llama-server that was started; `why` says why it ended, once it has."""
+    """A llama-server that was started; `why` says why it ended, once it has.
 
-    def __init__(self, name: str, recipe: Recipe, child: asyncio.subprocess.Process, socket: Path, key: str) -> None:
+    `files`: weights that are mapped from their file count against its ceiling; `outgrew`: the bytes that were too many.
+    """
+
+    def __init__(
+        self, name: str, recipe: Recipe, child: asyncio.subprocess.Process, socket: Path, key: str, *, files: bool
+    ) -> None:
         self.pid = child.pid
         self.why = ""
+        self.outgrew = 0
+        self._files = files
         self.recipe = recipe
         self._name, self._child, self._socket = name, child, socket
         self._journal = Journal(name, child.pid)
@@ -69,7 +76,7 @@ class Process:
         return self._journal.last
 
     async def ready(self) -> None:
-        """Wait until the model is loaded. Raises Ended if it ends before, or takes longer than it may."""
+        """Wait until the model is loaded. Raises Ended if it ends before, or takes longer or more memory than it may."""
         pause, longest = POLL_SECONDS
         try:
             async with asyncio.timeout(self.recipe.start_seconds):
@@ -78,13 +85,14 @@ class Process:
                     pause = min(pause * 1.5, longest)
         except TimeoutError:
             self.why = f"it was not ready within {self.recipe.start_seconds:g} s (start_seconds)"
-            self.kill()
+        self._weigh()
         if self.ended or self.why:
+            self.kill()
             await self._gone()
             raise Ended(self.why)
         self._journal.serving = True
 
-    async def watch(self, seconds: float, *, files: bool) -> None:
+    async def watch(self, seconds: float) -> None:
         """Return when it has ended; meanwhile end it if it hangs, or takes more memory than its ceiling.
 
         Its health is looked at every so many seconds, its memory five times as often.
@@ -100,15 +108,19 @@ class Process:
                     await self._child.wait()
                 break
             rounds += 1
-            ceiling, taken = self.recipe.memory, self.memory(files=files)
-            if ceiling and taken > ceiling:
-                self.why = f"it took {taken / 1e6:.0f} MB of memory, its ceiling is {ceiling / 1e6:.0f} MB (memory)"
-            elif self._journal.serving and rounds % 5 == 0:
+            self._weigh()
+            if not self.why and self._journal.serving and rounds % 5 == 0:
                 misses = 0 if await self._healthy(min(ANSWER_SECONDS, 2 * seconds)) else misses + 1
                 if misses == MISSES and not self.ended:
                     self.why = f"it did not answer {MISSES} health checks in a row"
         self.kill()
         await self._gone()
+
+    def _weigh(self) -> None:
+        ceiling, taken = self.recipe.memory, self.memory(files=self._files)
+        if ceiling and taken > ceiling and not self.why:
+            self.outgrew = taken
+            self.why = f"it took {taken / 1e6:.0f} MB of memory, its ceiling is {ceiling / 1e6:.0f} MB (memory)"
 
     def memory(self, *, files: bool = True) -> int:
         """Return the bytes that it has in memory or swap; with `files` the weights, which are mapped from their file."""
@@ -181,7 +193,9 @@ class Process:
                 os.killpg(self.pid, number)
 
 
-async def start(name: str, recipe: Recipe, program: str, file: Path, socket: Path, needed: int) -> Process:
+async def start(
+    name: str, recipe: Recipe, program: str, file: Path, socket: Path, needed: int, *, on_gpu: bool
+) -> Process:
     """Start llama-server for the model in `file`, which takes `needed` bytes at least. Raises OSError."""
     key = secrets.token_urlsafe(32)
     argv = launch.command(program, *recipes.arguments(recipe, name, file, socket, processors()))
@@ -204,7 +218,7 @@ async def start(name: str, recipe: Recipe, program: str, file: Path, socket: Pat
         )
     finally:
         os.close(reader)
-    return Process(name, recipe, child, socket, key)
+    return Process(name, recipe, child, socket, key, files=not on_gpu)
 
 
 def processors() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_call.api.local import templates
+
 ALL_LAYERS = 999
 """More than any model has. Not the word "all": only newer versions of llama-server know it."""
 HTTP_THREADS = 64
@@ -43,9 +45,7 @@ def arguments(recipe: Recipe, name: str, file: Path, socket: Path, threads: int)
     options += ["--ctx-size", str(recipe.context * recipe.parallel), "--parallel", str(recipe.parallel)]
     options += ["--threads", str(recipe.threads or threads), "--threads-http", str(HTTP_THREADS)]
     # No page for browsers, no look at other requests' prompts, nothing from the network.
-    options += ["--gpu-layers", str(layers), "--no-webui", "--no-slots", "--offline", "--jinja"]
-    if recipe.template:
-        options += ["--chat-template", recipe.template]
+    options += ["--gpu-layers", str(layers), "--no-webui", "--no-slots", "--offline", *templates.flags(recipe.template)]
     if recipe.embeddings:
         # A text to embed has to fit into one batch.
         options += ["--embeddings", "--batch-size", str(recipe.context), "--ubatch-size", str(recipe.context)]

@@ -49,8 +49,10 @@ class Counts:
 class Resident:
     """`start` brings a process, not yet ready, when there is room for it; `watch` returns at its end.
 
-    `seated`: it takes one of the seats for loaded models. `freed` is called whenever somebody may have become idle.
-    What outlives a request runs in a context of its own, or its log lines would carry the id of that request.
+    `seated`: it takes one of the seats for loaded models. `outgrew`: bytes that it took before it was ready, too many, and
+    of which version of its file (`version`), so that nobody makes room for the same again. `freed` is called whenever
+    somebody may have become idle. What outlives a request runs in a context of its own, or its log lines would carry the id
+    of that request.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Resident:
         self.used = time.monotonic()
         self.process: Process | None = None
         self.trouble = ""
+        self.outgrew, self.version = 0, (0, 0)
         self._start, self._watch, self._freed = start, watch, freed
         self._failures = 0
         self._not_before = 0.0
@@ -177,6 +180,7 @@ class Resident:
             try:
                 await process.ready()
             except Ended as ended:
+                self.outgrew = process.outgrew
                 self._failed(str(ended), process, "did not start")
                 self.counts.failed_starts += 1
                 self._refused = self._not_started(str(ended))

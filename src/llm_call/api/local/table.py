@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from llm_call.api.local import templates
 from llm_call.api.local.recipe import ALL_LAYERS, Recipe
 from llm_call.api.tables import Tables, perhaps
 
@@ -14,10 +15,10 @@ KEYS = (
     *("file", "context", "parallel", "threads", "gpu_layers", "embeddings", "pooling", "template", "memory"),
     *("idle_seconds", "start_seconds"),
 )
-POOLINGS = ("none", "mean", "cls", "last")
+POOLINGS = ("mean", "cls", "last")
+"""Those of llama-server that make one embedding of a text, as OpenAI's wire has it: "none" makes one of each token."""
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB)")
 UNITS = {"MB": 10**6, "GB": 10**9}
-TEMPLATE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 LARGEST_CONTEXT = 1 << 24
 LONGEST_IDLE = 30 * 86400
 
@@ -30,10 +31,13 @@ def recipe(tables: Tables, raw: Mapping[str, Any], place: str) -> Recipe:
 
     pooling = tables.text(raw, place, "pooling", required=False) or ""
     if pooling and pooling not in POOLINGS:
-        tables.fault(f"{place}.pooling", f'"{pooling}" is none{perhaps(pooling, POOLINGS)}')
+        tables.fault(f"{place}.pooling", f'"{pooling}" makes no embedding{perhaps(pooling, POOLINGS)}')
+    elif pooling and raw.get("embeddings") is not True:
+        tables.fault(f"{place}.pooling", "is for models with embeddings = true")
     template = tables.text(raw, place, "template", required=False) or ""
-    if template and not TEMPLATE.fullmatch(template):
-        tables.fault(f"{place}.template", 'is the name of one of llama-server\'s own, such as "chatml"')
+    if template and template not in templates.NAMES:
+        hint = perhaps(template, templates.NAMES)
+        tables.fault(f"{place}.template", f'"{template}" is none of llama-server\'s own{hint}')
     return Recipe(
         file=_file(tables, raw, place),
         context=whole("context", Recipe.context, 16, LARGEST_CONTEXT),
