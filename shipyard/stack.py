@@ -64,6 +64,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     settings = {**dotenv.write(project), **os.environ}
+    variants.check(project, selection, settings)
     if "gpu" in selection.add_ons:
         console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))

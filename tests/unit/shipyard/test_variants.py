@@ -83,20 +83,6 @@ def test_an_image_without_variants(project: Project) -> None:
     assert "is no variant of the image api; leave it empty" in told(project, "prod", LLM_CALL_API_VARIANT="local")
 
 
-def test_files_that_services_could_not_read(ours: Project, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    (folder / "inner").mkdir(parents=True)
-    settings = {"MODEL_SERVER": "local-llm", "MODELS_FOLDER": str(folder)}
-    for name in ("a.gguf", "inner/b.gguf"):
-        (folder / name).touch(mode=0o644)
-    (folder / "nowhere.gguf").symlink_to("/nowhere.gguf")
-    variants.check(ours, overlays.select("prod"), settings)
-    (folder / "inner/b.gguf").chmod(0o640)
-    assert f"{folder}/inner/b.gguf: is not readable by others" in told(ours, "prod", **settings)
-    (folder / "inner").chmod(0o700)
-    assert f"{folder}/inner and 1 more: is not readable by others" in told(ours, "prod", **settings)
-
-
 def test_the_checkouts_own_folder_is_made_where_it_is_needed(ours: Project, tmp_path: Path) -> None:
     own = ours.root / "models"
     variants.prepare(ours, overlays.select("prod"), {})
