@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from shipyard import model_files
+from shipyard import bounds, dotenv, model_files
 from shipyard.diagnosis import gpu_choice
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project, Selection
@@ -16,18 +16,24 @@ SERVERS = ("local-llm", "ollama")
 #: Targets that are no variant: which of them runs is the overlay's matter.
 PLAIN = ("prod", "dev", "debug")
 API, PROXY, SERVER, REQUIRE = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT", "MODEL_SERVER", "REQUIRE_GPU"
-#: The words that the services take for yes (serving.settings).
-TRUE = ("1", "true", "yes", "on")
+#: The words that the services take for yes and no (serving.settings).
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def check(project: Project, selection: Selection, settings: Mapping[str, str]) -> None:
-    """Raise ConfigError with everything that is wrong. ``settings`` is what Compose fills in: ``.env`` and the environment."""
+    """Raise ConfigError with everything that is wrong. ``settings`` is what Compose fills in: ``.env`` and the environment.
+
+    Numbers that Compose makes of other variables are left to it; a folder is not, for it would make another one.
+    """
+    filled = dotenv.filled(project)
+    numbers = {name: value for name, value in settings.items() if name not in filled}
     found = [
         *_variant(project, "api", API, settings),
         *_variant(project, "claude-proxy", PROXY, settings),
         *_server(settings),
         *_gpu(selection, settings),
-        *(model_files.faults(project, settings, _presets(settings)) if _mounted(selection, settings) else ()),
+        *bounds.faults(selection, numbers),
+        *(_models(project, settings, filled) if _mounted(selection, settings) else ()),
     ]
     if found:
         raise ConfigError(found)
@@ -90,8 +96,10 @@ def _gpu(selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]:
     if asked and settings.get(SERVER) == "local-llm" and "cuda" not in accelerated:
         hint = f"leave --gpu out, or write {SERVER}=ollama, or {API}=cuda for invoke prod"
         yield Fault("--gpu", "nothing of this stack would use a GPU: local-llm computes on the CPU", hint)
-    demanded = settings.get(REQUIRE, "").lower() in TRUE
-    if demanded and prod and not (asked and settings.get(API) == "cuda"):
+    word = settings.get(REQUIRE, "").lower()
+    if word and word not in (*TRUE, *FALSE):
+        yield Fault(f".env: {REQUIRE}", f'"{settings[REQUIRE]}" is neither true nor false', "write true or false")
+    if word in TRUE and prod and not (asked and settings.get(API) == "cuda"):
         hint = f"start with --gpu and {API}=cuda, or leave it out"
         yield Fault(f".env: {REQUIRE}", "the API would have no GPU, and end at once", hint)
 
@@ -101,6 +109,9 @@ def _mounted(selection: Selection, settings: Mapping[str, str]) -> bool:
     return settings.get(SERVER) == "local-llm" or bool(selection.overlay == "prod" and settings.get(API))
 
 
-def _presets(settings: Mapping[str, str]) -> str:
-    """The file of settings by model, where something reads it."""
-    return settings.get(model_files.PRESETS, "") if settings.get(SERVER) == "local-llm" else ""
+def _models(project: Project, settings: Mapping[str, str], filled: Collection[str]) -> list[Fault]:
+    read = (model_files.FOLDER, *([model_files.PRESETS] if settings.get(SERVER) == "local-llm" else []))
+    hint = "write it in single quotes, where everything stands for itself"
+    changed = [Fault(f".env: {name}", "Compose makes another name of it", hint) for name in read if name in filled]
+    presets = settings.get(model_files.PRESETS, "") if model_files.PRESETS in read else ""
+    return changed or model_files.faults(project, settings, presets)
