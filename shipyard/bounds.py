@@ -73,6 +73,14 @@ def size(text: str) -> int | None:
     return int(float(found[1]) * 1024 ** " kmgtp".index((found[2] or " ").lower())) if found else None
 
 
+def usual_processors(there: int) -> dict[str, str]:
+    """What Compose fills in for the model server where nobody says how many: its usual number, or all of an engine with fewer.
+
+    0 stands for a number that nobody knows; then Compose has its own.
+    """
+    return {PROCESSORS["ollama"]: str(min(USUAL_PROCESSORS, there))} if there else {}
+
+
 def beyond(config: Mapping[str, Any], settings: Mapping[str, str], processors: int, memory: int) -> list[Fault]:
     """Services of a configuration that may use more processors, or are given more memory (bytes), than there are.
 

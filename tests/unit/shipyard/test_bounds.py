@@ -98,6 +98,16 @@ def test_more_memory_than_there_is_where_somebody_asks_for_it(settings: dict[str
     assert bounds.beyond({"services": limits}, settings, 4, 0) == []
 
 
+def test_the_model_server_has_the_processors_that_there_are() -> None:
+    assert [bounds.usual_processors(there).get("OLLAMA_CPUS") for there in (1, 2, 4, 64, 0)] == [
+        "1",
+        "2",
+        "4",
+        "4",
+        None,
+    ]
+
+
 def published(service: str, target: int, port: object, address: str = "127.0.0.1") -> dict[str, Any]:
     return {service: {"ports": [{"target": target, "published": port, "host_ip": address}]}}
 
