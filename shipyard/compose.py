@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import bounds, dotenv, gpus, variants
+from shipyard import dotenv, gpus, quantities, variants
 from shipyard.engine import api
 from shipyard.errors import StackFailed
 from shipyard.models import Project, Selection
@@ -29,10 +29,10 @@ def client(
     """
     written = dotenv.write(project)
     settings = {**written, **os.environ}
-    variants.check(project, selection, settings)
-    if not settings.get(bounds.PROCESSORS["ollama"]):
+    variants.check(project, selection, settings, dotenv.filled(project))
+    if not settings.get(quantities.PROCESSORS["ollama"]):
         info = api.get(engine.host, "/info") or {}
-        os.environ.update(bounds.usual_processors(int(info.get("NCPU") or 0)))
+        os.environ.update(quantities.usual_processors(int(info.get("NCPU") or 0)))
     if "gpu" in selection.add_ons:
         os.environ.update(gpus.choice(engine, settings).variables())
     names = ["compose", selection.overlay, *selection.add_ons]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from shipyard import bounds
+from shipyard import quantities
 from shipyard.engine import Engine, api
 from shipyard.errors import StackFailed
 from shipyard.run import run
@@ -138,7 +138,7 @@ def _of_memory(engine: Engine, container: Container) -> str:
     """That the kernel killed a container for its memory, and what mends that; empty for every other end."""
     if not (container.killed or (container.restarts and _was_killed(engine, container))):
         return ""
-    variable = bounds.MEMORY.get(container.service)
+    variable = quantities.MEMORY.get(container.service)
     return ", killed for its memory" + (f"; raise {variable} in .env" if variable else "")
 
 

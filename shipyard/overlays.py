@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from shipyard import bounds, compose, policy
+from shipyard import compose, policy, quantities
 from shipyard.engine import api
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project, Selection
@@ -80,7 +80,7 @@ def beyond(engine: Engine, config: Mapping[str, Any], settings: Mapping[str, str
     """What of a configuration the engine would refuse one at a time and too late, or cannot keep: processors, memory, ports."""
     info = api.get(engine.host, "/info") or {}
     there, memory = int(info.get("NCPU") or 0), int(info.get("MemTotal") or 0)
-    return [*bounds.beyond(config, settings, there, memory), *bounds.ports(config)]
+    return [*quantities.beyond(config, settings, there, memory), *quantities.ports(config)]
 
 
 def unreadable(project: Project) -> list[Fault]:

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from shipyard import (
-    bounds,
     compose,
     console,
     containers,
@@ -20,6 +19,7 @@ from shipyard import (
     moves,
     overlays,
     ports,
+    quantities,
     remembered,
     rotation,
     secrets,
@@ -56,7 +56,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     settings = {**dotenv.write(project), **os.environ}
-    variants.check(project, selection, settings)
+    variants.check(project, selection, settings, dotenv.filled(project))
     if "gpu" in selection.add_ons:
         console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))
@@ -200,7 +200,7 @@ def _check_ports(move: moves.Move) -> None:
         for name, service in move.config["services"].items()
         for port in service.get("ports") or ()
         if int(port["published"]) not in ours
-        for variable in [bounds.PORTS.get((name, port["target"]), "its port")]
+        for variable in [quantities.PORTS.get((name, port["target"]), "its port")]
     ]
     ports.check(wanted, containers.published(move.engine))
 

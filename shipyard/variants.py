@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from shipyard import bounds, dotenv, model_files
+from shipyard import model_files, quantities
 from shipyard.diagnosis import gpu_choice
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project, Selection
@@ -20,19 +20,19 @@ API, PROXY, SERVER, REQUIRE = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT", "M
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def check(project: Project, selection: Selection, settings: Mapping[str, str]) -> None:
+def check(project: Project, selection: Selection, settings: Mapping[str, str], filled: Collection[str] = ()) -> None:
     """Raise ConfigError with everything that is wrong. ``settings`` is what Compose fills in: ``.env`` and the environment.
 
-    Numbers that Compose makes of other variables are left to it; a folder is not, for it would make another one.
+    ``filled`` are names whose values Compose changes before it takes them (``dotenv.filled``). Numbers are left to it then; a
+    folder is not, for it would make another one.
     """
-    filled = dotenv.filled(project)
     numbers = {name: value for name, value in settings.items() if name not in filled}
     found = [
         *_variant(project, "api", API, settings),
         *_variant(project, "claude-proxy", PROXY, settings),
         *_server(settings),
         *_gpu(selection, settings),
-        *bounds.faults(selection, numbers),
+        *quantities.faults(selection, numbers),
         *(_models(project, settings, filled) if _mounted(selection, settings) else ()),
     ]
     if found:

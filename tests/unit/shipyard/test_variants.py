@@ -22,7 +22,7 @@ def ours(project: Project) -> Project:
 
 def told(project: Project, overlay: str, **settings: str) -> str:
     with pytest.raises(ConfigError) as raised:
-        variants.check(project, overlays.select(overlay), settings)
+        variants.check(project, overlays.select(overlay), settings, dotenv.filled(project))
     return str(raised.value)
 
 
@@ -97,12 +97,14 @@ def test_a_folder_that_compose_would_change_is_refused(ours: Project, line: str)
 def test_a_folder_in_single_quotes_is_as_it_is(ours: Project, tmp_path: Path) -> None:
     (tmp_path / "of $x").mkdir()
     (ours.root / ".env").write_text(f"MODELS_FOLDER='{tmp_path}/of $x'\n")
-    variants.check(ours, overlays.select("prod"), {**dotenv.write(ours), "MODEL_SERVER": "local-llm"})
+    variants.check(
+        ours, overlays.select("prod"), {**dotenv.write(ours), "MODEL_SERVER": "local-llm"}, dotenv.filled(ours)
+    )
 
 
 def test_a_number_that_compose_makes_of_others_is_left_to_it(ours: Project) -> None:
     (ours.root / ".env").write_text("LLM_CALL_API_PORT=${BASE}1\n")
-    variants.check(ours, overlays.select("prod"), dotenv.write(ours))
+    variants.check(ours, overlays.select("prod"), dotenv.write(ours), dotenv.filled(ours))
 
 
 def test_an_image_without_variants(project: Project) -> None:

@@ -23,7 +23,8 @@ PORTS = {
     ("prometheus", 9090): "PROMETHEUS_PORT",
 }
 #: Bytes that a service needs at least. The API had used 37 MB when it was healthy and idle, and was killed for its memory
-#: again and again with 32 MiB (target prod, counted by its control group); this leaves as much again for requests.
+#: again and again with 32 MiB (target prod, counted by its control group); this leaves as much again for requests. A
+#: model server is idle with less, and needs more with any model.
 LEAST_MEMORY = 64 * 1024**2
 #: Processors: the least that the engine takes.
 LEAST_PROCESSORS = 0.01
@@ -132,7 +133,7 @@ def _memory(name: str, text: str) -> Iterator[Fault]:
         yield Fault(f".env: {name}", f'"{text}" is no size of memory', "write for example 512m or 8g")
     elif given < LEAST_MEMORY:
         hint = f"write {_mebibytes(LEAST_MEMORY)} at least, for example 512m or 8g"
-        yield Fault(f".env: {name}", f'"{text}" is too little for the service to start', hint)
+        yield Fault(f".env: {name}", f'"{text}" is too little for the service', hint)
 
 
 def _whole(text: str, least: int, most: int) -> bool:
