@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import dotenv, gpus, variants
+from shipyard import dotenv, gpus, quantities, variants
+from shipyard.engine import api
 from shipyard.errors import StackFailed
 from shipyard.models import Project, Selection
 from shipyard.run import run
@@ -23,12 +24,15 @@ def client(
 ) -> DockerClient:
     """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names.
 
-    Raises ConfigError with what is wrong in the settings of variants and GPUs. What those leave open about the GPU, the engine
-    decides.
+    Raises ConfigError with what is wrong in the settings of variants and GPUs. What those leave open about the GPU, and about
+    the processors of the model server, the engine decides.
     """
     written = dotenv.write(project)
     settings = {**written, **os.environ}
-    variants.check(project, selection, settings)
+    variants.check(project, selection, settings, dotenv.filled(project))
+    if not settings.get(quantities.PROCESSORS["ollama"]):
+        info = api.get(engine.host, "/info") or {}
+        os.environ.update(quantities.usual_processors(int(info.get("NCPU") or 0)))
     if "gpu" in selection.add_ons:
         os.environ.update(gpus.choice(engine, settings).variables())
     names = ["compose", selection.overlay, *selection.add_ons]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from shipyard import quantities
 from shipyard.engine import Engine, api
 from shipyard.errors import StackFailed
 from shipyard.run import run
@@ -24,7 +25,8 @@ _LABEL = "com.docker.compose"
 class Container:
     """One container: ``image`` is the id of its image, ``reference`` the name it was asked for by, ``made_from`` Compose's hash
     of its configuration, ``ports`` the published ones, ``since`` when it started (UTC), ``process`` its first one's number,
-    ``binds`` places of the host with those where they are mounted.
+    ``binds`` places of the host with those where they are mounted, ``killed`` whether its last end was the kernel's, for its
+    memory: the engine forgets that when it starts it again.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Container:
     since: str
     process: int = 0
     binds: tuple[tuple[str, str], ...] = ()
+    killed: bool = False
 
     @property
     def well(self) -> bool:
@@ -84,6 +87,7 @@ def look(engine: Engine, name: str) -> Container | None:
         since=state.get("StartedAt", "")[:19].replace("T", " "),
         process=state.get("Pid", 0),
         binds=tuple((each["Source"], each["Destination"]) for each in found["Mounts"] if each["Type"] == "bind"),
+        killed=bool(state.get("OOMKilled")),
     )
 
 
@@ -117,16 +121,42 @@ def wait_healthy(engine: Engine, containers: Iterable[Container], seconds: float
 
 
 def last_words(engine: Engine, containers: Iterable[Container]) -> str:
-    """The end of the log of every container that is not healthy: the reason is usually there."""
+    """The end of the log of every container that is not healthy: the reason is usually there, and else with the kernel."""
     parts = []
     for each in containers:
         if not each.running or each.health not in ("healthy", ""):
             said = run(
                 [engine.docker, "logs", "--tail", "10", each.id], env=engine.environment(), timeout=30, check=False
             )
-            tail = (said.stdout + said.stderr).strip().replace("\n", "\n    ")
-            parts.append(f"{each.service} is {each.health if each.running else each.state}:\n    {tail}")
+            tail = (said.stdout + said.stderr).strip().replace("\n", "\n    ") or "(it has said nothing)"
+            state = each.health if each.running else each.state
+            parts.append(f"{each.service} is {state}{_of_memory(engine, each)}:\n    {tail}")
     return "\n".join(parts)
+
+
+def _of_memory(engine: Engine, container: Container) -> str:
+    """That the kernel killed a container for its memory, and what mends that; empty for every other end."""
+    if not (container.killed or (container.restarts and _was_killed(engine, container))):
+        return ""
+    variable = quantities.MEMORY.get(container.service)
+    return ", killed for its memory" + (f"; raise {variable} in .env" if variable else "")
+
+
+def _was_killed(engine: Engine, container: Container) -> bool:
+    """Whether the engine remembers that (256 events of all containers) of one that runs again."""
+    words = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        f"container={container.id}",
+        "--filter",
+        "event=oom",
+    ]
+    found = run([engine.docker, *words], env=engine.environment(), timeout=30, check=False)
+    return bool(found.stdout.strip())
 
 
 def published(engine: Engine, project: str = "") -> dict[int, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from shipyard.errors import ConfigError
@@ -11,6 +13,8 @@ from shipyard.machine import replace
 from shipyard.models import Fault, Project
 
 _HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
+#: A value in quotes, which may go on for several lines; a backslash hides a quote from its end.
+_QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 
 
 def project_name(root: Path) -> str:
@@ -19,12 +23,14 @@ def project_name(root: Path) -> str:
 
 
 def write(project: Project) -> dict[str, str]:
-    """Bring ``.env`` up to date and return everything it says."""
+    """Bring ``.env`` up to date and return everything it says. Raises ConfigError for what Compose could not read."""
     path = project.root / ".env"
     try:
         lines = path.read_text().splitlines() if path.exists() else _HEADER.splitlines()
     except UnicodeDecodeError as problem:
         raise ConfigError([Fault(".env", f"is not text in UTF-8 ({problem.reason})", "save it as that")]) from problem
+    if wrong := list(_faults("\n".join(lines))):
+        raise ConfigError(wrong)
     current = parse("\n".join(lines))
     known = {"COMPOSE_PROJECT_NAME": project_name(project.root), "LLM_CALL_VERSION": project.version}
     missing = {key: value for key, value in known.items() if current.get(key) != value}
@@ -43,8 +49,42 @@ def write(project: Project) -> dict[str, str]:
 
 def parse(text: str) -> dict[str, str]:
     """``KEY=value`` lines; comments and blank lines say nothing. Enough for what is read back here: compose reads it itself."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {_name(key): _value(value) for key, _, value in pairs}
+    return {name: _value(value) for _, name, value in _entries(text)}
+
+
+def filled(project: Project) -> set[str]:
+    """Names whose values Compose changes before it takes them, for their ``$``, and that no variable of the environment hides.
+
+    In double quotes it changes backslashes, too.
+    """
+    path = project.root / ".env"
+    written = {name: value for _, name, value in _entries(path.read_text())} if path.exists() else {}
+    found = {name for name, value in written.items() if value[:1] != "'" and "$" in _value(value)}
+    found |= {name for name, value in written.items() if value[:1] == '"' and "\\" in _value(value)}
+    return found - set(os.environ)
+
+
+def _entries(text: str) -> Iterator[tuple[int, str, str]]:
+    """Line, name and value with its quotes; one whose quote ends on a later line has all the lines until there."""
+    lines, number = text.splitlines(), 0
+    while number < len(lines):
+        line, number = lines[number], number + 1
+        if "=" not in line or line.lstrip().startswith("#"):
+            continue
+        begun, value = number, line.partition("=")[2].strip()
+        if value[:1] in ("'", '"') and (end := _QUOTED.match("\n".join([value, *lines[number:]]))):
+            more = end[0].count("\n")
+            value, number = "\n".join([value, *lines[number : number + more]]), number + more
+        yield begun, _name(line), value
+
+
+def _faults(text: str) -> Iterator[Fault]:
+    """Quotes that do not end, or end at the beginning of another one."""
+    for line, name, value in _entries(text):
+        end = _QUOTED.match(value)
+        rest = value[end.end() :].strip() if end else value
+        if value[:1] in ("'", '"') and (not end or ("\n" in end[0] and rest and not rest.startswith("#"))):
+            yield Fault(f".env: line {line}", f"the quote before the value of {name} does not end", "close it")
 
 
 def _value(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from shipyard import compose, policy
+from shipyard import compose, policy, quantities
 from shipyard.engine import api
 from shipyard.errors import ConfigError, UnknownName
 from shipyard.models import Fault, Project, Selection
@@ -20,8 +20,6 @@ PHASES = {"host": "phase 1", "hybrid": "phase 2", "prod": "phase 3", "dev": "dev
 ADD_ONS = ("gpu", "granger", "monitoring")
 #: Services that --scale may multiply, and the most instances that a balancer looks for (docker/balancer/haproxy.cfg).
 SCALED, MOST = "llm-call-api", 16
-#: The variable that says how many processors a service may use, where there is one.
-PROCESSORS = {"llm-call-api": "LLM_CALL_API_CPUS", "ollama": "OLLAMA_CPUS"}
 
 
 def select(overlay: str, add_ons: Iterable[str] = (), scale: Iterable[str] = ()) -> Selection:
@@ -78,19 +76,11 @@ def check(project: Project, engine: Engine, selection: Selection) -> None:
         raise ConfigError(found)
 
 
-def beyond(engine: Engine, config: Mapping[str, Any]) -> list[Fault]:
-    """Services that may use more processors than there are, which the engine refuses one at a time and too late."""
-    there = int((api.get(engine.host, "/info") or {}).get("NCPU") or 0)
-    return [
-        Fault(f"services.{name}.cpus", f"{service['cpus']} are more than the engine has", _fewer(name, there))
-        for name, service in sorted(config["services"].items())
-        if there and float(service.get("cpus") or 0) > there
-    ]
-
-
-def _fewer(service: str, there: int) -> str:
-    variable = PROCESSORS.get(service)
-    return f"write {variable}={there} into .env" if variable else f"give it {there} at most"
+def beyond(engine: Engine, config: Mapping[str, Any], settings: Mapping[str, str]) -> list[Fault]:
+    """What of a configuration the engine would refuse one at a time and too late, or cannot keep: processors, memory, ports."""
+    info = api.get(engine.host, "/info") or {}
+    there, memory = int(info.get("NCPU") or 0), int(info.get("MemTotal") or 0)
+    return [*quantities.beyond(config, settings, there, memory), *quantities.ports(config)]
 
 
 def unreadable(project: Project) -> list[Fault]:

@@ -19,6 +19,7 @@ from shipyard import (
     moves,
     overlays,
     ports,
+    quantities,
     remembered,
     rotation,
     secrets,
@@ -27,22 +28,13 @@ from shipyard import (
 )
 from shipyard.engine import lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
-from shipyard.models import Fault, Project, Selection
+from shipyard.models import Project, Selection
 from shipyard.names import perhaps
 
 if TYPE_CHECKING:
     from shipyard.engine import Engine
 
 COLUMNS = ("service", "state", "health", "image", "ports", "since")
-#: The variable that moves each published port, by service and port in the container.
-_VARIABLES = {
-    ("balancer", 8001): "LLM_CALL_API_PORT",
-    ("debug-ports", 5678): "LLM_CALL_DEBUGGER_PORT",
-    ("debug-ports", 3010): "CLAUDE_PROXY_PORT",
-    ("debug-ports", 6379): "REDIS_PORT",
-    ("debug-ports", 11434): "OLLAMA_PORT",
-    ("prometheus", 9090): "PROMETHEUS_PORT",
-}
 
 
 def run(project: Project, engine: Engine, selection: Selection, *, detach: bool, host: bool = False) -> None:
@@ -64,6 +56,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     settings = {**dotenv.write(project), **os.environ}
+    variants.check(project, selection, settings, dotenv.filled(project))
     if "gpu" in selection.add_ons:
         console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))
@@ -80,7 +73,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
         console.warn(f"SHIPYARD_COMPOSE_EXTRA adds {more}, which no policy judges")
     docker = compose.client(project, engine, selection)
     config = compose.config(docker)
-    if faults := overlays.beyond(engine, config):
+    if faults := overlays.beyond(engine, config, settings):
         raise ConfigError(faults)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
     images.build(project, engine, images.Request(references=ours))
@@ -200,24 +193,14 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
 
 
 def _check_ports(move: moves.Move) -> None:
-    """Raise ConfigError for what is no port, and PortInUse for ports that are taken, but not by this stack itself."""
+    """Raise PortInUse for ports that are taken, but not by this stack itself."""
     ours = containers.published(move.engine, move.name)
-    asked = [
-        (name, port, _VARIABLES.get((name, port["target"]), "its port"))
-        for name, service in move.config["services"].items()
-        for port in service.get("ports") or ()
-    ]
-    faults = [
-        Fault(f".env: {variable}", f'"{port.get("published", "")}" is not a port', "write a number from 1 to 65535")
-        for _, port, variable in asked
-        if not (str(port.get("published", "")).isdecimal() and 1 <= int(port["published"]) <= 65535)
-    ]
-    if faults:
-        raise ConfigError(faults)
     wanted = [
         ports.Published(name, port.get("host_ip", ""), int(port["published"]), variable)
-        for name, port, variable in asked
+        for name, service in move.config["services"].items()
+        for port in service.get("ports") or ()
         if int(port["published"]) not in ours
+        for variable in [quantities.PORTS.get((name, port["target"]), "its port")]
     ]
     ports.check(wanted, containers.published(move.engine))
 

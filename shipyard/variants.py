@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from shipyard import model_files, quantities
 from shipyard.diagnosis import gpu_choice
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project, Selection
@@ -14,25 +15,25 @@ from shipyard.names import perhaps
 SERVERS = ("local-llm", "ollama")
 #: Targets that are no variant: which of them runs is the overlay's matter.
 PLAIN = ("prod", "dev", "debug")
-API, PROXY, SERVER, FOLDER, REQUIRE = (
-    "LLM_CALL_API_VARIANT",
-    "CLAUDE_PROXY_VARIANT",
-    "MODEL_SERVER",
-    "MODELS_FOLDER",
-    "REQUIRE_GPU",
-)
-#: The words that the services take for yes (serving.settings).
-TRUE = ("1", "true", "yes", "on")
+API, PROXY, SERVER, REQUIRE = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT", "MODEL_SERVER", "REQUIRE_GPU"
+#: The words that the services take for yes and no (serving.settings).
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def check(project: Project, selection: Selection, settings: Mapping[str, str]) -> None:
-    """Raise ConfigError with everything that is wrong. ``settings`` is what Compose fills in: ``.env`` and the environment."""
+def check(project: Project, selection: Selection, settings: Mapping[str, str], filled: Collection[str] = ()) -> None:
+    """Raise ConfigError with everything that is wrong. ``settings`` is what Compose fills in: ``.env`` and the environment.
+
+    ``filled`` are names whose values Compose changes before it takes them (``dotenv.filled``). Numbers are left to it then; a
+    folder is not, for it would make another one.
+    """
+    numbers = {name: value for name, value in settings.items() if name not in filled}
     found = [
         *_variant(project, "api", API, settings),
         *_variant(project, "claude-proxy", PROXY, settings),
         *_server(settings),
         *_gpu(selection, settings),
-        *_models(project, selection, settings),
+        *quantities.faults(selection, numbers),
+        *(_models(project, settings, filled) if _mounted(selection, settings) else ()),
     ]
     if found:
         raise ConfigError(found)
@@ -40,12 +41,13 @@ def check(project: Project, selection: Selection, settings: Mapping[str, str]) -
 
 def folder(project: Project, settings: Mapping[str, str]) -> Path:
     """Where model files lie on the host; the folder ``models`` of the checkout unless MODELS_FOLDER names another."""
-    return Path(settings.get(FOLDER) or project.root / "models")
+    return model_files.place(project, settings)
 
 
 def prepare(project: Project, selection: Selection, settings: Mapping[str, str]) -> None:
     """Make the checkout's own models folder where it is mounted and missing: the engine would make it root's."""
-    if _mounted(selection, settings) and not settings.get(FOLDER) and not folder(project, settings).exists():
+    own = not settings.get(model_files.FOLDER)
+    if _mounted(selection, settings) and own and not folder(project, settings).exists():
         folder(project, settings).mkdir()
         folder(project, settings).chmod(0o755)  # whatever the umask: services read it as users of their own
 
@@ -94,8 +96,10 @@ def _gpu(selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]:
     if asked and settings.get(SERVER) == "local-llm" and "cuda" not in accelerated:
         hint = f"leave --gpu out, or write {SERVER}=ollama, or {API}=cuda for invoke prod"
         yield Fault("--gpu", "nothing of this stack would use a GPU: local-llm computes on the CPU", hint)
-    demanded = settings.get(REQUIRE, "").lower() in TRUE
-    if demanded and prod and not (asked and settings.get(API) == "cuda"):
+    word = settings.get(REQUIRE, "").lower()
+    if word and word not in (*TRUE, *FALSE):
+        yield Fault(f".env: {REQUIRE}", f'"{settings[REQUIRE]}" is neither true nor false', "write true or false")
+    if word in TRUE and prod and not (asked and settings.get(API) == "cuda"):
         hint = f"start with --gpu and {API}=cuda, or leave it out"
         yield Fault(f".env: {REQUIRE}", "the API would have no GPU, and end at once", hint)
 
@@ -105,27 +109,9 @@ def _mounted(selection: Selection, settings: Mapping[str, str]) -> bool:
     return settings.get(SERVER) == "local-llm" or bool(selection.overlay == "prod" and settings.get(API))
 
 
-def _models(project: Project, selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]:
-    if not _mounted(selection, settings):
-        return
-    place, path = f".env: {FOLDER}", folder(project, settings)
-    if not path.is_absolute():
-        yield Fault(place, f'"{path}" is no absolute path', "write for example /srv/models")
-    elif settings.get(FOLDER) and not path.is_dir():
-        yield Fault(place, f"{path} is no folder of this machine", "make it, or name another")
-    elif path.is_dir():
-        closed = [each for each in (path, *sorted(path.rglob("*"))) if not _readable(each)]
-        if closed:
-            more = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
-            hint = f"the services run as a user of their own; chmod -R go+rX {path}"
-            yield Fault(str(closed[0]) + more, "is not readable by others", hint)
-
-
-def _readable(path: Path) -> bool:
-    """Whether everybody may read a file, or enter a folder; a link that leads nowhere is the service's to tell."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return True
-    wanted = 0o005 if path.is_dir() else 0o004
-    return mode & wanted == wanted
+def _models(project: Project, settings: Mapping[str, str], filled: Collection[str]) -> list[Fault]:
+    read = (model_files.FOLDER, *([model_files.PRESETS] if settings.get(SERVER) == "local-llm" else []))
+    hint = "write it in single quotes, where everything stands for itself"
+    changed = [Fault(f".env: {name}", "Compose makes another name of it", hint) for name in read if name in filled]
+    presets = settings.get(model_files.PRESETS, "") if model_files.PRESETS in read else ""
+    return changed or model_files.faults(project, settings, presets)

@@ -141,6 +141,16 @@ def test_in_phase_1_the_api_on_the_host_reaches_the_same_container(prod: Checkou
             ("prod",),
             ".env: MODELS_FOLDER: /nowhere/at/all is no folder of this machine",
         ),
+        ({"MODELS_FOLDER": "/"}, ("prod",), ".env: MODELS_FOLDER: / is a folder of the system"),
+        ({"MODELS_FOLDER": "/srv/$models"}, ("hybrid",), ".env: MODELS_FOLDER: Compose makes another name of it"),
+        ({"LOCAL_LLM_PRESETS": "nope.ini"}, ("prod",), ".env: LOCAL_LLM_PRESETS: there is no file nope.ini in"),
+        ({"LOCAL_LLM_CONTEXT": "-1"}, ("prod",), '.env: LOCAL_LLM_CONTEXT: "-1" is no number that can be'),
+        ({"OLLAMA_MEMORY": "much"}, ("prod",), '.env: OLLAMA_MEMORY: "much" is no size of memory'),
+        ({"OLLAMA_MEMORY": "9999t"}, ("prod",), "are more than the engine's machine has; write OLLAMA_MEMORY="),
+        ({"LLM_CALL_API_CPUS": "nan"}, ("hybrid",), '.env: LLM_CALL_API_CPUS: "nan" is no number of processors'),
+        ({"LLM_CALL_API_PORT": "70000"}, ("prod",), '.env: LLM_CALL_API_PORT: "70000" is not a port'),
+        ({"REDIS_PORT": "7011", "OLLAMA_PORT": "7011"}, ("hybrid",), "is 7011, as "),
+        ({"OTHER": "'it"}, ("prod",), "the quote before the value of OTHER does not end"),
         ({}, ("config", "--overlay", "prod+gpu"), "--gpu: nothing of this stack would use a GPU"),
     ],
 )
@@ -153,6 +163,43 @@ def test_what_is_wrong_is_told_before_anything_stops(
         assert told in prod.invoke(*words, status=3).stderr
     finally:
         (prod.root / ".env").write_text(earlier)
+    paths.through_a_local_model(prod)
+
+
+def test_unless_told_it_has_four_processors_or_all_that_there_are(prod: Checkout) -> None:
+    there = int(prod.docker("info", "--format", "{{.NCPU}}"))
+    found = effective(prod, "prod", {"OLLAMA_CPUS": ""})
+    assert float(found["services.ollama.cpus"]) == min(4, there)
+    assert int(found["services.ollama.environment.LLAMA_ARG_THREADS"]) == min(4, there)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_models_folder_that_is_none_leaves_the_model_server_alone(prod: Checkout, link: bool) -> None:
+    models, kept = prod.root / "models", prod.root / "kept"
+    models.rename(kept)
+    try:
+        if link:
+            models.symlink_to("models")
+        else:
+            models.touch()
+        assert f"{models}: is " in prod.invoke("prod", status=3).stderr
+    finally:
+        models.unlink()
+        kept.rename(models)
+    paths.through_a_local_model(prod)
+
+
+def test_an_api_that_is_killed_for_its_memory_is_said_to_be(prod: Checkout) -> None:
+    tight = prod.root / "tight.yaml"
+    tight.write_text(
+        "services: { llm-call-api: { mem_limit: 24m, memswap_limit: 24m } }\n"
+    )  # .env may not say so little
+    prod.extra.append(tight)
+    try:
+        told = prod.invoke("prod", status=10).stderr
+    finally:
+        prod.extra.remove(tight)
+    assert "killed for its memory; raise LLM_CALL_API_MEMORY in .env" in told
     paths.through_a_local_model(prod)
 
 

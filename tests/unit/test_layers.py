@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 TOGETHER = ("engine", "diagnosis", "doctor")
 LAYERS = (
     ("models", "artifacts"),
-    ("errors", "policy_mounts", "policy_rules"),
+    ("errors", "model_files", "policy_mounts", "policy_rules", "quantities"),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
     ("diagnosis", "diagnosis.*"),
     ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "proxies", "processes"),

@@ -99,6 +99,42 @@ def test_parse() -> None:
     }
 
 
+def test_a_value_in_quotes_may_have_several_lines() -> None:
+    assert dotenv.parse('A=\'one\nB=2\' # c\nC="x\\"\ny"\nD=4') == {"A": "one\nB=2", "C": "x\\", "D": "4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "name"),
+    [
+        ("A=1\nB='it\nC=3\n", 2, "B"),
+        ('B="it', 1, "B"),
+        ("A=1\n\nexport B='it\nC='x'\n", 3, "B"),  # it ends where another one begins
+        ("B='it\\'\n", 1, "B"),
+    ],
+)
+def test_a_quote_that_does_not_end_is_told_with_its_line(project: Project, text: str, line: int, name: str) -> None:
+    path = project.root / ".env"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        dotenv.write(project)
+    assert str(refused.value) == f".env: line {line}: the quote before the value of {name} does not end; close it"
+    assert path.read_text() == text
+
+
+def test_quotes_that_end_are_no_fault(project: Project) -> None:
+    (project.root / ".env").write_text("A='a' # it's\nB=\"b\"\nC=it's\nD='one\ntwo' # three\n# 'x\nE='a\\'b'\n")
+    assert dotenv.write(project)["D"] == "one\ntwo"
+
+
+def test_what_compose_fills_in(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dotenv.filled(project) == set()
+    (project.root / ".env").write_text(
+        'A=/srv/$a\nB="/srv/${b}"\nC=\'/srv/$c\'\nD=/srv # $d\nE="a\\tb"\nF=a\\b\nG=$g\nG=g\nH=$h\n'
+    )
+    monkeypatch.setenv("H", "mine")
+    assert dotenv.filled(project) == {"A", "B", "E"}
+
+
 def test_what_is_no_text_is_told(project: Project) -> None:
     (project.root / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(ConfigError, match=r"\.env: is not text in UTF-8"):

@@ -56,5 +56,5 @@ def test_more_processors_than_there_are(
 ) -> None:
     monkeypatch.setattr(api, "get", lambda host, path: {"NCPU": there})
     config = {"services": {"redis": {"cpus": 2.5}, "ollama": {"cpus": 4}, "egress": {"cpus": "1"}, "other": {}}}
-    found = [str(fault) for fault in overlays.beyond(engine, config)]
+    found = [str(fault) for fault in overlays.beyond(engine, config, {})]
     assert [fault[: len(start)] for fault, start in zip(found, told, strict=True)] == told

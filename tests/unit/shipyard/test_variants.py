@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipyard import overlays, variants
+from shipyard import dotenv, overlays, variants
 from shipyard.errors import ConfigError
 from shipyard.models import Project
 
@@ -22,7 +22,7 @@ def ours(project: Project) -> Project:
 
 def told(project: Project, overlay: str, **settings: str) -> str:
     with pytest.raises(ConfigError) as raised:
-        variants.check(project, overlays.select(overlay), settings)
+        variants.check(project, overlays.select(overlay), settings, dotenv.filled(project))
     return str(raised.value)
 
 
@@ -66,6 +66,9 @@ def test_what_is_right(ours: Project, overlay: str, settings: dict[str, str]) ->
         ("prod+gpu", {"GPU_DEVICE": ""}, ".env: GPU_DEVICE: is empty"),
         ("prod", {"LLM_CALL_API_VARIANT": "cuda", "REQUIRE_GPU": "TRUE"}, ".env: REQUIRE_GPU: the API would have no GPU"),
         ("prod+gpu", {"LLM_CALL_API_VARIANT": "local", "REQUIRE_GPU": "1"}, ".env: REQUIRE_GPU: the API would have no GPU"),
+        ("prod", {"REQUIRE_GPU": "maybe"}, '.env: REQUIRE_GPU: "maybe" is neither true nor false; write true or false'),
+        ("prod", {"LLM_CALL_API_CPUS": "abc"}, '.env: LLM_CALL_API_CPUS: "abc" is no number of processors'),
+        ("dev", {"MODEL_SERVER": "local-llm", "LOCAL_LLM_PRESETS": "a.ini"}, ".env: LOCAL_LLM_PRESETS: there is no file a.ini"),
         ("prod", {"MODEL_SERVER": "local-llm", "MODELS_FOLDER": "models"}, '.env: MODELS_FOLDER: "models" is no absolute path'),
         ("prod", {"LLM_CALL_API_VARIANT": "local", "MODELS_FOLDER": "/no/such"}, "/no/such is no folder of this machine"),
     ],
@@ -77,24 +80,35 @@ def test_what_is_wrong(ours: Project, overlay: str, settings: dict[str, str], pr
 def test_everything_at_once(ours: Project) -> None:
     found = told(ours, "prod", LLM_CALL_API_VARIANT="x", CLAUDE_PROXY_VARIANT="x", MODEL_SERVER="x", REQUIRE_GPU="on")
     assert len(found.splitlines()) == 4
+    numbers = {"LOCAL_LLM_CONTEXT": "x", "OLLAMA_MEMORY": "x", "OLLAMA_CPUS": "x", "LLM_CALL_API_PORT": "x"}
+    folder = {"MODEL_SERVER": "local-llm", "MODELS_FOLDER": "x"}
+    assert len(told(ours, "prod", **numbers, **folder).splitlines()) == 5
+
+
+@pytest.mark.parametrize("line", ["MODELS_FOLDER=/srv/$x", 'MODELS_FOLDER="/srv/$x"', 'MODELS_FOLDER="/a\\tb"'])
+def test_a_folder_that_compose_would_change_is_refused(ours: Project, line: str) -> None:
+    (ours.root / ".env").write_text(line + "\n")
+    settings = {**dotenv.write(ours), "MODEL_SERVER": "local-llm"}
+    assert told(ours, "prod", **settings) == (
+        ".env: MODELS_FOLDER: Compose makes another name of it; write it in single quotes, where everything stands for itself"
+    )
+
+
+def test_a_folder_in_single_quotes_is_as_it_is(ours: Project, tmp_path: Path) -> None:
+    (tmp_path / "of $x").mkdir()
+    (ours.root / ".env").write_text(f"MODELS_FOLDER='{tmp_path}/of $x'\n")
+    variants.check(
+        ours, overlays.select("prod"), {**dotenv.write(ours), "MODEL_SERVER": "local-llm"}, dotenv.filled(ours)
+    )
+
+
+def test_a_number_that_compose_makes_of_others_is_left_to_it(ours: Project) -> None:
+    (ours.root / ".env").write_text("LLM_CALL_API_PORT=${BASE}1\n")
+    variants.check(ours, overlays.select("prod"), dotenv.write(ours), dotenv.filled(ours))
 
 
 def test_an_image_without_variants(project: Project) -> None:
     assert "is no variant of the image api; leave it empty" in told(project, "prod", LLM_CALL_API_VARIANT="local")
-
-
-def test_files_that_services_could_not_read(ours: Project, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    (folder / "inner").mkdir(parents=True)
-    settings = {"MODEL_SERVER": "local-llm", "MODELS_FOLDER": str(folder)}
-    for name in ("a.gguf", "inner/b.gguf"):
-        (folder / name).touch(mode=0o644)
-    (folder / "nowhere.gguf").symlink_to("/nowhere.gguf")
-    variants.check(ours, overlays.select("prod"), settings)
-    (folder / "inner/b.gguf").chmod(0o640)
-    assert f"{folder}/inner/b.gguf: is not readable by others" in told(ours, "prod", **settings)
-    (folder / "inner").chmod(0o700)
-    assert f"{folder}/inner and 1 more: is not readable by others" in told(ours, "prod", **settings)
 
 
 def test_the_checkouts_own_folder_is_made_where_it_is_needed(ours: Project, tmp_path: Path) -> None:
