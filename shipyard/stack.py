@@ -63,7 +63,10 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     """
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
-    settings = {**dotenv.write(project), **os.environ}
+    written = dotenv.write(project)
+    settings = {**written, **os.environ}
+    if selection.overlay == "host" and (wrong := host_api.faults(written)):
+        raise ConfigError(wrong)
     if "gpu" in selection.add_ons:
         console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))
