@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from shipyard.errors import PortInUse
+from shipyard.models import Fault
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
             for each, by in taken.items()
         ]
         raise PortInUse("\n".join(lines))
+
+
+def equal(wanted: Iterable[Published]) -> list[Fault]:
+    """Ports that several ask for at the same address: only one of them could have it."""
+    found = []
+    for each, other in combinations(wanted, 2):
+        everywhere = {"", "0.0.0.0", "::"} & {each.address, other.address}
+        if each.port == other.port and (each.address == other.address or everywhere):
+            names = dict.fromkeys((each.variable, other.variable))
+            found.append(Fault(f".env: {', '.join(names)}", f"are both {each.port}", "give each a port of its own"))
+    return found
 
 
 def owner(address: str, port: int, containers: Mapping[int, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     config = compose.config(docker)
     if faults := overlays.beyond(engine, config):
         raise ConfigError(faults)
+    _wanted_ports(config)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
     images.build(project, engine, images.Request(references=ours))
     with lock(f"starting {selection}", project.state / "lock"):
@@ -202,12 +203,11 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _check_ports(move: moves.Move) -> None:
-    """Raise ConfigError for what is no port, and PortInUse for ports that are taken, but not by this stack itself."""
-    ours = containers.published(move.engine, move.name)
+def _wanted_ports(config: Mapping[str, Any]) -> list[ports.Published]:
+    """The ports that a configuration publishes. Raises ConfigError for what is no port, or asked for twice."""
     asked = [
         (name, port, _VARIABLES.get((name, port["target"]), "its port"))
-        for name, service in move.config["services"].items()
+        for name, service in config["services"].items()
         for port in service.get("ports") or ()
     ]
     faults = [
@@ -220,8 +220,16 @@ def _check_ports(move: moves.Move) -> None:
     wanted = [
         ports.Published(name, port.get("host_ip", ""), int(port["published"]), variable)
         for name, port, variable in asked
-        if int(port["published"]) not in ours
     ]
+    if same := ports.equal(wanted):
+        raise ConfigError(same)
+    return wanted
+
+
+def _check_ports(move: moves.Move) -> None:
+    """Raise PortInUse for ports that are taken, but not by this stack itself."""
+    ours = containers.published(move.engine, move.name)
+    wanted = [each for each in _wanted_ports(move.config) if each.port not in ours]
     ports.check(wanted, containers.published(move.engine))
 
 

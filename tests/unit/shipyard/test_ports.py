@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,10 @@ def test_an_address_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     taken(monkeypatch)
     with pytest.raises(PortInUse, match=r"192\.0\.2\.1: no address of this machine; set LLM_CALL_API_ADDRESS"):
         ports.check([ports.Published("balancer", "192.0.2.1", 8001, "LLM_CALL_API_PORT")], {})
+
+
+def test_two_that_ask_for_the_same_port() -> None:
+    elsewhere, everywhere = replace(PROXY, port=8001, address="192.0.2.7"), replace(PROXY, port=8001, address="0.0.0.0")
+    assert ports.equal([API, PROXY, REDIS, elsewhere]) == []
+    found = [str(each) for each in ports.equal([API, everywhere, replace(REDIS, port=3010)])]
+    assert found == [".env: LLM_CALL_API_PORT, CLAUDE_PROXY_PORT: are both 8001; give each a port of its own"]
