@@ -109,7 +109,7 @@ def dev(session: nox.Session) -> None:
 @nox.session(tags=["lane1"])
 def phase1(session: nox.Session) -> None:
     """`invoke host`: the API on the host, a request through every path, nothing left afterwards."""
-    session.run("pytest", "tests/phases/test_host.py", *session.posargs)
+    session.run("pytest", "tests/phases/test_host.py", "tests/phases/test_host_process.py", *session.posargs)
 
 
 @nox.session(tags=["lane1"])

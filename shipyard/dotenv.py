@@ -23,15 +23,13 @@ def project_name(root: Path) -> str:
 
 
 def write(project: Project) -> dict[str, str]:
-    """Bring ``.env`` up to date and return everything it says. Raises ConfigError for what Compose could not read."""
+    """Bring ``.env`` up to date and return everything it says. Raises ConfigError for what Compose could not read either."""
     path = project.root / ".env"
-    try:
-        lines = path.read_text().splitlines() if path.exists() else _HEADER.splitlines()
-    except UnicodeDecodeError as problem:
-        raise ConfigError([Fault(".env", f"is not text in UTF-8 ({problem.reason})", "save it as that")]) from problem
-    if wrong := list(_faults("\n".join(lines))):
+    text = read(project.root)
+    if wrong := faults(text):
         raise ConfigError(wrong)
-    current = parse("\n".join(lines))
+    lines = text.splitlines() if path.exists() else _HEADER.splitlines()
+    current = parse(text)
     known = {"COMPOSE_PROJECT_NAME": project_name(project.root), "LLM_CALL_VERSION": project.version}
     missing = {key: value for key, value in known.items() if current.get(key) != value}
     if missing or not path.exists():
@@ -45,6 +43,25 @@ def write(project: Project) -> dict[str, str]:
     if beside.parent.is_dir() and not os.path.lexists(beside):
         beside.symlink_to("../.env")
     return {**current, **known}
+
+
+def read(root: Path) -> str:
+    """The text of the file; empty where there is none. Raises ConfigError where something else is in its place."""
+    try:
+        return (root / ".env").read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except IsADirectoryError as problem:
+        raise ConfigError(
+            [Fault(".env", "is a folder, not a file", "move it away; a start writes the file")]
+        ) from problem
+    except UnicodeDecodeError as problem:
+        raise ConfigError([Fault(".env", f"is not text in UTF-8 ({problem.reason})", "save it as that")]) from problem
+
+
+def faults(text: str) -> list[Fault]:
+    """What Compose could not read either: quotes that do not end, or end at the beginning of another one."""
+    return list(_faults(text))
 
 
 def parse(text: str) -> dict[str, str]:
@@ -79,7 +96,6 @@ def _entries(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _faults(text: str) -> Iterator[Fault]:
-    """Quotes that do not end, or end at the beginning of another one."""
     for line, name, value in _entries(text):
         end = _QUOTED.match(value)
         rest = value[end.end() :].strip() if end else value

@@ -13,8 +13,17 @@ from shipyard import bases, console, debian_locks, failures, host, inputs, plans
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
-from shipyard.errors import EngineFailed, LockStale, OverBudget
-from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, BuildResult, Image, Job, Project
+from shipyard.errors import ConfigError, EngineFailed, LockStale, OverBudget
+from shipyard.models import (
+    LABEL_ARGUMENTS,
+    LABEL_FILES,
+    LABEL_INPUTS,
+    LABEL_PLATFORMS,
+    BuildResult,
+    Image,
+    Job,
+    Project,
+)
 from shipyard.progress import Progress
 from shipyard.run import watch
 
@@ -67,7 +76,7 @@ def show(results: list[BuildResult], *, json: bool) -> None:
 
 
 def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
-    """The jobs of a request, with their input hashes."""
+    """The jobs of a request, with their input hashes. Raises ConfigError for build arguments that cannot be."""
     chosen = (
         plans.named(project, request.references)
         if request.references
@@ -75,6 +84,9 @@ def plan(project: Project, engine: Engine, request: Request) -> list[Job]:
     )
     if request.references and not chosen:
         return []  # others made them all, such as a registry's
+    given = {name: value for image, target in chosen for name, value in _arguments(image, target).items()}
+    if wrong := plans.faults(given):
+        raise ConfigError(wrong)
     wanted = plans.platforms(chosen, request.platform, native(engine))
     base = bases.remembered(engine, project.base)
     return [
@@ -110,7 +122,7 @@ def staleness(engine: Engine, job: Job, *, no_cache: bool = False) -> str:
 
 
 def why(project: Project, engine: Engine, request: Request) -> dict[str, list[str]]:
-    """For each image the files that differ from those it was built from; empty lists when it is current."""
+    """For each image the build arguments and files that differ from those it was built from; empty lists when it is current."""
     found: dict[str, list[str]] = {}
     for job in plan(project, engine, request):
         labels = _labels(api.image(engine.host, job.reference))
@@ -143,10 +155,22 @@ def _labels(found: dict[str, Any] | None) -> dict[str, str] | None:
 
 
 def _changes(labels: dict[str, str], job: Job) -> list[str]:
+    """Build arguments and files that differ, as far as the labels know what they were."""
     try:
-        return inputs.changes(json.loads(labels.get(LABEL_FILES, "{}")), job.files)
+        files = inputs.changes(json.loads(labels.get(LABEL_FILES, "{}")), job.files)
+        before = json.loads(labels[LABEL_ARGUMENTS]) if LABEL_ARGUMENTS in labels else dict(job.remembered)
     except ValueError:
         return []
+    own, now = "the Dockerfile's own", job.remembered
+    names = sorted({*before, *now})
+    return [
+        *(
+            f"{each} was {before.get(each, own)}, is {now.get(each, own)}"
+            for each in names
+            if before.get(each) != now.get(each)
+        ),
+        *files,
+    ]
 
 
 def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request) -> dict[str, float]:

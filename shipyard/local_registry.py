@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipyard import console, ports, processes
+from shipyard import console, ports, processes, quantities
 from shipyard.engine import lock, packages
 from shipyard.engine.types import home
 from shipyard.errors import AccessDenied, ConfigError, RegistryFailed
@@ -94,7 +94,7 @@ def up() -> Status:
                 return status()
             console.warn(f"the registry (process {found.pid}) does not answer; it is started anew")
             _end(found, _STOP_SILENT)
-        ports.check([ports.Published("registry", "127.0.0.1", _wanted(), PORT)], {})
+        ports.check([quantities.Published("registry", "127.0.0.1", _wanted(), PORT)], {})
         try:
             process = _start(program)
         except OSError as problem:

@@ -9,8 +9,12 @@ from pathlib import Path
 #: Labels under which an image carries what it was built from (reverse-DNS style, as OCI annotations ask).
 LABEL_INPUTS = "io.llm-call.shipyard.inputs"
 LABEL_FILES = "io.llm-call.shipyard.files"
+#: The build arguments of a target that takes some, as JSON; the Dockerfile's own values are left out.
+LABEL_ARGUMENTS = "io.llm-call.shipyard.arguments"
 LABEL_TARGET = "io.llm-call.shipyard.target"
 LABEL_PLATFORMS = "io.llm-call.shipyard.platforms"
+#: The end of the names of build arguments that say how many things are done at once: they change no byte.
+JOBS = "_BUILD_JOBS"
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ class Job:
     def key(self) -> str:
         """Name of this job in a bake request."""
         return f"{self.image.name}-{self.target}"
+
+    @property
+    def remembered(self) -> Mapping[str, str]:
+        """The arguments that decide its content: without those that say how many things are done at once."""
+        return {name: value for name, value in self.arguments.items() if not name.endswith(JOBS)}
 
     @property
     def candidate(self) -> str:

@@ -49,6 +49,8 @@ def fresh(move: Move) -> None:
     """Start a stack where none runs. Raises StackFailed; then nothing stays half up."""
     try:
         _up(move)
+        if move.on_host and move.host_api:
+            host_api.start(move.project)
         _settle(move)
         remember(move)
     except BaseException as failed:
@@ -66,16 +68,15 @@ def change(move: Move, before: Mapping[str, str]) -> None:
     Raises StackFailed; then the old one is there as it was. From the moment that the new one serves, it is the one.
     """
     where = entrance.place(move.config)
-    exchange, begun = rolling.Exchange([], []), False
+    exchange, begun = rolling.Exchange([], []), 0
     try:
         known = _revive(move, where)
         if not move.on_host:
             exchange = rolling.begin(move.engine, move.docker, move.config, move.selection.scale)
         _up(move, [name for name in move.config["services"] if name not in (SCALED, BALANCER)])
         _refresh(move)
-        if move.on_host and move.host_api and not host_api.process(move.project):
-            begun = True
-            host_api.start(move.project)
+        if move.on_host and move.host_api:
+            begun = host_api.prepare(move.project)
         entrance.wait(where, known + len(exchange.new) + begun)
         _exchange_balancer(move, where, len(exchange.new) + begun)
     except BaseException as failed:
@@ -83,6 +84,7 @@ def change(move: Move, before: Mapping[str, str]) -> None:
             failed = StackFailed(f"{failed}\n{_last_words(move)}")
         try:
             rolling.retire(move.docker, exchange.new, force=True)
+            host_api.withdraw(move.project)
             if begun:
                 host_api.stop(move.project)
             _go_back(move, before)
@@ -91,6 +93,8 @@ def change(move: Move, before: Mapping[str, str]) -> None:
             raise StackFailed(msg) from failed
         raise failed from None
     remember(move)
+    if move.on_host:
+        host_api.take_over(move.project)
     if exchange.old:
         console.step(f"the old {SCALED} ends its open requests, at most ten minutes")
         rolling.retire(move.docker, exchange.old)
@@ -172,9 +176,9 @@ def _settle(move: Move) -> None:
         host_api.stop(move.project)
         return
     left = containers.every(move.engine, move.name, SCALED)
-    if move.host_api:
-        host_api.start(move.project)
     if host_api.process(move.project):
+        if not move.host_api:
+            host_api.remind(move.project)
         entrance.wait(where, 1 + sum(1 for each in left if each.well))
         rolling.retire(move.docker, left)
     else:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from shipyard import inputs, tags
 from shipyard.errors import UnknownName
-from shipyard.models import Base, Image, Job, Project
+from shipyard.models import JOBS, Base, Fault, Image, Job, Project
 from shipyard.names import perhaps
 
-#: The end of the names of build arguments that say how many things are done at once: they change no byte.
-_JOBS = "_BUILD_JOBS"
+#: What values of build arguments look like, by the end of their names, and what to write: the compiler would refuse others late.
+_GRAMMARS = {
+    "_ARCHITECTURES": (
+        re.compile(r"[1-9]\d{1,2}[af]?(;[1-9]\d{1,2}[af]?)*", re.ASCII),
+        "compute capabilities such as 80;86;90",
+    ),
+    JOBS: (re.compile(r"[1-9]\d{0,2}", re.ASCII), "a number such as 2"),
+}
 
 
 def unknown(project: Project, names: Iterable[str]) -> list[str]:
@@ -74,6 +81,16 @@ def platforms(chosen: Sequence[tuple[Image, str]], wanted: str, native: str) -> 
     return tuple(dict.fromkeys(asked))
 
 
+def faults(arguments: Mapping[str, str]) -> list[Fault]:
+    """What is wrong with values of build arguments that come from the environment."""
+    return [
+        Fault(f"{name} in the environment", f'"{value}" cannot be', f"write {wanted}, or unset it")
+        for name, value in arguments.items()
+        for end, (grammar, wanted) in _GRAMMARS.items()
+        if name.endswith(end) and not grammar.fullmatch(value)
+    ]
+
+
 def job(
     project: Project,
     image: Image,
@@ -95,7 +112,7 @@ def job(
         "title": image.title,
         "target": target,
         "base": base.digest if base else "",
-        **{name: value for name, value in (arguments or {}).items() if not name.endswith(_JOBS)},
+        **{name: value for name, value in (arguments or {}).items() if not name.endswith(JOBS)},
     }
     reference = tags.reference(image.repository, project.version, target, registry)
     return Job(image, target, wanted, reference, files, inputs.combine(files, settings), arguments or {})

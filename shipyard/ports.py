@@ -6,20 +6,10 @@ import errno
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from shipyard.errors import PortInUse
-
-
-@dataclass(frozen=True)
-class Published:
-    """A port of the host that a service wants; ``variable`` is the one that moves it."""
-
-    service: str
-    address: str
-    port: int
-    variable: str
+from shipyard.quantities import Published
 
 
 def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:

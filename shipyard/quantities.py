@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from math import isfinite
 from typing import Any
@@ -42,8 +43,17 @@ WHOLE = {
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:b|([kmgtp])(?:i?b)?)?", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _PORT = "write a number from 1 to 65535"
-#: Addresses that stand for all of a machine.
-_ALL = ("", "0.0.0.0", "::")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A port of the host that a service wants; ``variable`` is the one that moves it, ``written`` what stands there."""
+
+    service: str
+    address: str
+    port: int
+    variable: str
+    written: str = ""
 
 
 def faults(selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]:
@@ -101,30 +111,40 @@ def beyond(config: Mapping[str, Any], settings: Mapping[str, str], processors: i
 
 
 def ports(config: Mapping[str, Any]) -> list[Fault]:
-    """Published ports of a configuration that are none, and those that two services want at one address."""
-    asked = [
-        (_place(name, port), port)
+    """Published ports of a configuration that are none, or else those that several ask for."""
+    found = [
+        Fault(f".env: {each.variable}", f'"{each.written}" is not a port', _PORT)
+        for each in wanted(config)
+        if not _whole(each.written, 1, 65535)
+    ]
+    return found or equal(wanted(config))
+
+
+def wanted(config: Mapping[str, Any]) -> list[Published]:
+    """The ports that a configuration publishes; 0 stands for what is none."""
+    return [
+        Published(
+            name,
+            port.get("host_ip", ""),
+            int(text) if text.isascii() and text.isdecimal() else 0,
+            PORTS.get((name, port["target"]), "its port"),
+            text,
+        )
         for name, service in config["services"].items()
         for port in service.get("ports") or ()
+        for text in [str(port.get("published", ""))]
     ]
-    good = [(place, port) for place, port in asked if _whole(str(port.get("published", "")), 1, 65535)]
-    found = [
-        Fault(place, f'"{port.get("published", "")}" is not a port', _PORT)
-        for place, port in asked
-        if (place, port) not in good
-    ]
-    for (one, port), (other, same) in combinations(good, 2):
-        hosts = {port.get("host_ip", ""), same.get("host_ip", "")}
-        if int(port["published"]) == int(same["published"]) and (len(hosts) == 1 or hosts & set(_ALL)):
-            problem = f"is {port['published']}, as {one.removeprefix('.env: ')} is"
-            found.append(Fault(other, problem, "give each a port of its own"))
+
+
+def equal(wanted: Iterable[Published]) -> list[Fault]:
+    """Ports that several ask for at the same address: only one of them could have it."""
+    found = []
+    for each, other in combinations(wanted, 2):
+        everywhere = {"", "0.0.0.0", "::"} & {each.address, other.address}
+        if each.port == other.port and (each.address == other.address or everywhere):
+            names = dict.fromkeys((each.variable, other.variable))
+            found.append(Fault(f".env: {', '.join(names)}", f"are both {each.port}", "give each a port of its own"))
     return found
-
-
-def _place(service: str, port: Mapping[str, Any]) -> str:
-    """Where a published port is written."""
-    variable = PORTS.get((service, port["target"]))
-    return f".env: {variable}" if variable else f"services.{service}.ports"
 
 
 def _memory(name: str, text: str) -> Iterator[Fault]:

@@ -47,8 +47,11 @@ class Pair:
     name: str
 
 
+#: What is wrong with a file in the place of secrets/ itself.
+NO_ROOM = ("is a file, not a folder", "move it away; `invoke secrets.init` makes the folder")
 #: What is wrong with bytes that are not UTF-8, and with a service's folder that is none; and what to try.
 NOT_TEXT = ("is not text", "write it anew, in UTF-8")
+NO_FILE = ("is a folder, not a file", "move it away; `invoke secrets.init` makes what it can")
 NO_FOLDER = ("is a link or a file, not a folder", "remove it, and put the folder itself there")
 CLIENT = Pair("client_key", "api/api_keys", "client")
 CLAUDE_PROXY = Pair("api/claude_proxy_key", "claude-proxy/claude_proxy_keys", "llm-call-api")
@@ -109,6 +112,8 @@ def alone(project: Project) -> Iterator[None]:
     when it may not be looked at.
     """
     with lock("changing secrets", project.state / "secrets.lock"):
+        if folder(project).is_file():
+            raise ConfigError([Fault("secrets", *NO_ROOM)])
         places = {name: folder(project) / name for name in READERS}
         try:
             found = [f"secrets/{name}" for name, path in places.items() if path.is_symlink() or path.is_file()]
@@ -130,11 +135,13 @@ def new_password() -> str:
 
 
 def read(place: Path, name: str) -> str:
-    """The text of a file below ``secrets/``. Raises OSError, and ConfigError when it is not UTF-8."""
+    """The text of a file below ``secrets/``. Raises OSError, and ConfigError when it is a folder or not UTF-8."""
     try:
         return (place / name).read_text("utf-8")
     except UnicodeDecodeError:  # which holds the bytes: they are shown to nobody
         raise ConfigError([Fault(f"secrets/{name}", *NOT_TEXT)]) from None
+    except IsADirectoryError:
+        raise ConfigError([Fault(f"secrets/{name}", *NO_FILE)]) from None
 
 
 def renewed(name: str, text: str, digest: str) -> str:

@@ -39,7 +39,9 @@ def _trusted(project: Project) -> set[int]:
 def _strangers(place: Path, known: Collection[str]) -> Iterator[Fault]:
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if name.partition("/")[0] == SIGNING:
+        if name.partition("/")[0] == SIGNING or any(
+            str(each.relative_to(place)) in known for each in _within(path, place)
+        ):
             continue
         if name in READERS and (path.is_symlink() or path.is_file()):
             yield Fault(f"secrets/{name}", *NO_FOLDER)
@@ -50,6 +52,15 @@ def _strangers(place: Path, known: Collection[str]) -> Iterator[Fault]:
             yield Fault(f"secrets/{name}", "was left by a command that was interrupted", "remove it")
         elif name not in known and not (name.startswith("redis/") and name.endswith(".conf")):
             yield Fault(f"secrets/{name}", "no service reads it", f"{perhaps(name, known)}; or remove it")
+
+
+def _within(path: Path, place: Path) -> Iterator[Path]:
+    """The folders on the way to it, itself among them where it is one: what is wrong with one is told once, for all in it."""
+    for each in (path, *path.parents):
+        if each == place:
+            return
+        if each.is_dir() and not each.is_symlink():
+            yield each
 
 
 def _folder(path: Path, name: str, group: int | None, trusted: set[int]) -> Iterator[Fault]:

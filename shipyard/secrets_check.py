@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -11,7 +12,18 @@ from typing import Any
 from shipyard import acl, console, dotenv, policy, secret_text, secrets, secrets_access
 from shipyard.errors import ConfigError
 from shipyard.models import Fault, Project
-from shipyard.secrets import CLAUDE_PROXY, CLIENT, NOT_TEXT, OLD, PASSWORDS, PROVIDED, USERS_CONF, Pair
+from shipyard.secrets import (
+    CLAUDE_PROXY,
+    CLIENT,
+    NO_FILE,
+    NO_ROOM,
+    NOT_TEXT,
+    OLD,
+    PASSWORDS,
+    PROVIDED,
+    USERS_CONF,
+    Pair,
+)
 from shipyard.secrets_access import INIT
 
 #: What makes secrets/ where there is none.
@@ -44,6 +56,8 @@ class Report:
 
 def check(project: Project) -> Report:
     """Look at every file: its place, its owner, its mode, its text, and what has to agree with it. Starts nothing but git."""
+    if secrets.folder(project).is_file():
+        return Report((Fault("secrets", *NO_ROOM),), (), ())
     if not secrets.folder(project).is_dir():
         return Report((Fault("secrets/", "does not exist", MAKES),), (), ())
     models = _models(project)
@@ -88,8 +102,13 @@ def _read(project: Project, needed: set[str], known: set[str]) -> tuple[dict[str
             faults += [Fault(f"secrets/{name}", "is missing", INIT)] if name in needed else []
         except UnicodeDecodeError:
             faults.append(Fault(f"secrets/{name}", *NOT_TEXT))
+        except IsADirectoryError:
+            faults.append(Fault(f"secrets/{name}", *NO_FILE))
+        except NotADirectoryError:
+            continue  # its folder is a file, which is a fault of its own
         except OSError as problem:
-            hint = "run this as its owner or as root"
+            refused = isinstance(problem, PermissionError) and os.geteuid() != 0
+            hint = "run this as its owner or as root" if refused else "see to its file system, and look again"
             faults.append(Fault(f"secrets/{name}", f"cannot be looked at: {problem.strerror}", hint))
     return texts, faults
 
@@ -174,11 +193,10 @@ def _redis(texts: dict[str, str]) -> Iterator[Fault]:
 
 def _settings(project: Project) -> Iterator[Fault]:
     """Secrets in .env, which every container's environment may be filled from."""
-    path = project.root / ".env"
     try:
-        text = path.read_text("utf-8") if path.exists() else ""
-    except UnicodeDecodeError:
-        yield Fault(".env", *NOT_TEXT)
+        text = dotenv.read(project.root)
+    except ConfigError as failed:
+        yield from failed.faults
         return
     for name, value in dotenv.parse(text).items():
         if policy.SECRET.search(name) and not policy.HARMLESS.fullmatch(value):

@@ -55,8 +55,11 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     """
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
-    settings = {**dotenv.write(project), **os.environ}
+    written = dotenv.write(project)
+    settings = {**written, **os.environ}
     variants.check(project, selection, settings, dotenv.filled(project))
+    if selection.overlay == "host" and (wrong := host_api.faults(written)):
+        raise ConfigError(wrong)
     if "gpu" in selection.add_ons:
         console.step(f"containers get {gpus.check(engine, settings)}")
     _announce(secrets.init(project))
@@ -195,13 +198,7 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
 def _check_ports(move: moves.Move) -> None:
     """Raise PortInUse for ports that are taken, but not by this stack itself."""
     ours = containers.published(move.engine, move.name)
-    wanted = [
-        ports.Published(name, port.get("host_ip", ""), int(port["published"]), variable)
-        for name, service in move.config["services"].items()
-        for port in service.get("ports") or ()
-        if int(port["published"]) not in ours
-        for variable in [quantities.PORTS.get((name, port["target"]), "its port")]
-    ]
+    wanted = [each for each in quantities.wanted(move.config) if each.port not in ours]
     ports.check(wanted, containers.published(move.engine))
 
 

@@ -66,6 +66,9 @@ def notes(selection: Selection, settings: Mapping[str, str]) -> list[str]:
             f"{API}={variant} counts in production only: the API of {overlay} has no llama-server, and models local/NAME "
             "answer 503"
         )
+    if settings.get(REQUIRE, "").lower() in TRUE and overlay != "prod":
+        more = "; HOST_REQUIRE_GPU=true is for the API on the host" if overlay == "host" else ""
+        said.append(f"{REQUIRE}={settings[REQUIRE]} counts in production only: here the API starts without a GPU{more}")
     if settings.get(PROXY) and overlay == "dev":
         said.append(f"{PROXY}={settings[PROXY]} does not count here: the claude-proxy of dev is an image of its own")
     return said

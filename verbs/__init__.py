@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -53,6 +54,8 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
     def decorate(body: Callable[..., None]) -> Any:
         @wraps(body)
         def clean(*positional: Any, **named: Any) -> None:
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # scripts/invoke ended everything until here
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 body(*positional, **named)
             except (ShipyardError, OSError) as failed:

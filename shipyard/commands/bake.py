@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, LABEL_TARGET, Base, Image, Job, Project
+from shipyard.models import (
+    LABEL_ARGUMENTS,
+    LABEL_FILES,
+    LABEL_INPUTS,
+    LABEL_PLATFORMS,
+    LABEL_TARGET,
+    Base,
+    Image,
+    Job,
+    Project,
+)
 
 #: The stage of a Dockerfile that holds what docker/builder/fetch-debs took: what a lock is written from.
 LOCK_STAGE = "debian-lock"
@@ -32,6 +42,7 @@ def labels(project: Project, job: Job, revision: str, epoch: int) -> dict[str, s
         LABEL_TARGET: job.target,
         LABEL_PLATFORMS: ",".join(job.platforms),
         LABEL_FILES: json.dumps(job.files, separators=(",", ":")),
+        **({LABEL_ARGUMENTS: json.dumps(job.remembered)} if job.image.arguments.get(job.target) else {}),
     }
 
 

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from shipyard.diagnosis.finding import Finding, fail, ok, warn, worst
+from shipyard.diagnosis.finding import Finding, fail, ok, skip, warn, worst
 from shipyard.diagnosis.machine import DRIFT
 
 #: A published port of compose/*.yaml: an address or the variable with its default, the variable of the port, its default.
 _PORT = re.compile(r'"(?:\$\{(\w+):-([^}]+)\}|([\d.]+)):\$\{(\w+):-(\d+)\}:\d+"')
+#: Programs of engines that hold a port of the machine for a container.
+_FORWARDERS = ("docker-proxy", "rootlesskit", "rootlessport", "slirp4netns", "vpnkit")
 #: Seconds that make a certificate worth a word before it ends: two weeks.
 SOON = 14 * 86400
 
@@ -73,15 +75,32 @@ def published(compose: str, settings: Mapping[str, str], *, always: bool) -> Ite
             yield f'.env: {name}: "{port}" is not a port'
 
 
+def forwards(owner: str) -> bool:
+    """Whether the owner of a port may be an engine that forwards it to a container, or cannot be seen."""
+    return not owner.startswith("process ") or any(name in owner for name in _FORWARDERS)
+
+
 def ports(
-    wanted: Iterable[Wanted], taken: Mapping[Wanted, str], ours: Collection[int], wrong: Iterable[str]
+    wanted: Iterable[Wanted],
+    taken: Mapping[Wanted, str],
+    ours: Collection[int],
+    wrong: Iterable[str],
+    unknown: Mapping[Wanted, str] | None = None,
 ) -> Finding:
-    """Ports that are free or our own; ``taken`` maps the others to their owner, ``wrong`` is what no stack can publish."""
+    """Ports that are free or our own; ``taken`` maps the others to their owner, ``wrong`` is what no stack can publish.
+
+    ``unknown`` are those of some container, where no engine says whose it is.
+    """
     wanted, found = list(wanted), [fail(each, "correct .env") for each in wrong]
     for each, owner in taken.items():
         judge, for_whom = (fail, "") if each.always else (warn, ", for host, hybrid and dev or --monitoring")
         seen = f"{each.address}:{each.port} ({each.variable}{for_whom}) is in use by {owner}"
         found.append(judge(seen, f"stop that, or set {each.variable} in .env"))
+    if unknown:
+        held = ", ".join(f"{each.address}:{each.port} ({each.variable})" for each in unknown)
+        found.append(
+            skip(f"without the engine's answer it cannot be told whose {held} is: perhaps this checkout's own")
+        )
     if found:
         return worst(found)
     mine = [str(each.port) for each in wanted if each.port in ours]

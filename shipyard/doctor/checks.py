@@ -9,7 +9,7 @@ from functools import partial
 
 from shipyard.diagnosis import tools as known
 from shipyard.diagnosis.finding import FAIL, SKIP, Finding, fail, skip
-from shipyard.doctor import engine, gpu, machine, network, secrets, tools
+from shipyard.doctor import engine, gpu, machine, network, secrets, settings, tools
 from shipyard.doctor.patient import Patient
 from shipyard.errors import ShipyardError
 
@@ -41,6 +41,7 @@ CHECKS = (
     Check("memory", machine.memory),
     Check("clock", machine.clock),
     Check("kernel", machine.kernel),
+    Check("settings", settings.settings, ("project",)),
     Check("ports", network.published),
     Check("IPv6", network.ipv6),
     Check("certificates", network.trust),

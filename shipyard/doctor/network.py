@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from shipyard import containers, dotenv, host, ports
+from shipyard import containers, dotenv, host, ports, quantities
 from shipyard.diagnosis import network as judge
 from shipyard.diagnosis.finding import Finding
 from shipyard.diagnosis.network import Authority, Trust, Wanted
@@ -26,7 +26,11 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY
 def published(patient: Patient) -> Finding:
     """The ports that a stack of this checkout publishes."""
     wanted, wrong = _wanted(patient)
-    ours, others = _containers(patient)
+    wrong += map(
+        str, quantities.equal(quantities.Published("", each.address, each.port, each.variable) for each in wanted)
+    )
+    known = _containers(patient)
+    ours, others = known or ({}, {})
     strange = dict.fromkeys(each.address for each in wanted if ports.foreign(each.address))
     taken = {
         each: owner
@@ -34,7 +38,12 @@ def published(patient: Patient) -> Finding:
         if each.port not in ours and each.address not in strange
         if (owner := ports.owner(each.address, each.port, others))
     }
-    return judge.ports(wanted, taken, ours, [*wrong, *(f"{each} is no address of this machine" for each in strange)])
+    # Without the engine's answer what forwards to a container may be our own stack's.
+    unknown = {} if known else {each: by for each, by in taken.items() if judge.forwards(by)}
+    taken = {each: by for each, by in taken.items() if each not in unknown}
+    return judge.ports(
+        wanted, taken, ours, [*wrong, *(f"{each} is no address of this machine" for each in strange)], unknown
+    )
 
 
 def _wanted(patient: Patient) -> tuple[list[Wanted], list[str]]:
@@ -46,18 +55,18 @@ def _wanted(patient: Patient) -> tuple[list[Wanted], list[str]]:
     return [each for each in found if isinstance(each, Wanted)], [each for each in found if isinstance(each, str)]
 
 
-def _containers(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
-    """Ports that this checkout's containers publish, and those of all; none without an engine."""
+def _containers(patient: Patient) -> tuple[dict[int, str], dict[int, str]] | None:
+    """Ports that this checkout's containers publish, and those of all; None where no engine says so."""
     return patient.once("published ports", lambda: _ask(patient))
 
 
-def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]]:
+def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]] | None:
     if not patient.info:
-        return {}, {}
+        return None
     with suppress(EngineFailed):
         ours = containers.published(patient.engine, dotenv.project_name(patient.root))
         return ours, containers.published(patient.engine)
-    return {}, {}
+    return None
 
 
 def ipv6(patient: Patient) -> Finding:
@@ -67,7 +76,7 @@ def ipv6(patient: Patient) -> Finding:
     except OSError:
         present = False
     wanted, _ = _wanted(patient)
-    ours, others = _containers(patient)
+    ours, others = _containers(patient) or ({}, {})
     strangers = [
         f"[::1]:{each.port}"
         for each in wanted

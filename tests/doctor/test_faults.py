@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,23 @@ import shipyard
 from shipyard.errors import DOCTOR
 from tests.doctor.conftest import Machine
 from tests.support.own_engine import apart
+from tests.support.service import wait_until
+from tests.support.stack import served
 
 #: What can be looked at without an engine.
-ALONE = {"project", "docker client", "buildx", "compose", "git", "cosign", "disk", "ports", "secrets", "package locks"}
+ALONE = {
+    "project",
+    "docker client",
+    "buildx",
+    "compose",
+    "git",
+    "cosign",
+    "disk",
+    "settings",
+    "ports",
+    "secrets",
+    "package locks",
+}
 BEHIND_THE_ENGINE = {"image store", "isolated bridges", "resource limits", "base image"}
 
 
@@ -211,6 +226,67 @@ def test_what_no_stack_can_publish(machine: Machine, line: str, seen: str) -> No
     with (machine.root / ".env").open("a") as settings:
         settings.write(line + "\n")
     assert machine.examined(status=24).seen("ports") == seen
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen"),
+    [
+        ("MODEL_SERVER=bogus", '.env: MODEL_SERVER: "bogus" is no model server'),
+        ("OLLAMA_IMAGE='ollama/ollama", ".env: line {last}: the quote before the value of OLLAMA_IMAGE does not end"),
+        ("GPU_DEVICE=1,2", '.env: GPU_DEVICE: "1,2" is no name of a GPU'),
+    ],
+)
+def test_settings_that_no_start_accepts(machine: Machine, lines: str, seen: str) -> None:
+    with (machine.root / ".env").open("a") as settings:
+        settings.write(lines + "\n")
+    text = (machine.root / ".env").read_text()
+    found = machine.examined(status=24)
+    assert found.failed() == {"settings"}
+    assert found.seen("settings") == seen.format(last=len(text.splitlines()))
+    assert (machine.root / ".env").read_text() == text
+
+
+def test_two_lines_with_one_port(machine: Machine) -> None:
+    with (machine.root / ".env").open("a") as settings:
+        settings.write(f"OLLAMA_PORT={machine.ports['LLM_CALL_API_PORT']}\n")
+    found = machine.examined(status=24)
+    assert found.failed() == {"ports"}
+    assert f"OLLAMA_PORT: are both {machine.ports['LLM_CALL_API_PORT']}" in found.seen("ports")
+    refused = machine.invoke("host")
+    assert refused.returncode == 3
+    assert f"OLLAMA_PORT: are both {machine.ports['LLM_CALL_API_PORT']}" in refused.stderr
+
+
+def test_a_folder_in_the_place_of_settings(machine: Machine) -> None:
+    (machine.root / ".env").unlink()
+    (machine.root / ".env").mkdir()
+    found = machine.examined(status=24)
+    assert found.seen("settings") == ".env: is a folder, not a file"
+    refused = machine.invoke("prod")
+    assert (refused.returncode, ".env: is a folder, not a file; move it away" in refused.stderr) == (3, True)
+
+
+def test_a_file_in_the_place_of_secrets(machine: Machine) -> None:
+    shutil.rmtree(machine.root / "secrets")
+    (machine.root / "secrets").write_text("")
+    found = machine.examined("--fix", status=24)
+    assert found.seen("secrets") == "secrets: is a file, not a folder"
+    assert "Errno" not in found.stderr
+
+
+def test_a_port_that_an_engine_holds_which_does_not_answer(machine: Machine) -> None:
+    """It may be this checkout's own stack's: nobody is told to stop it."""
+    machine.variables["DOCKER_HOST"] = f"unix://{machine.home}/nobody.sock"
+    (machine.programs / "docker-proxy").symlink_to(sys.executable)
+    listen = f"import socket,time; s=socket.create_server(('127.0.0.1',{machine.ports['LLM_CALL_API_PORT']})); time.sleep(600)"
+    with subprocess.Popen([machine.programs / "docker-proxy", "-c", listen]) as forwarder:
+        try:
+            wait_until(lambda: served(machine.ports["LLM_CALL_API_PORT"]), "it")
+            found = machine.examined(status=24)
+        finally:
+            forwarder.kill()
+    assert found.failed() == {"engine"}
+    assert (found.state("ports"), "cannot be told whose" in found.seen("ports")) == ("skip", True)
 
 
 def test_wrong_modes_of_secrets_are_put_right(machine: Machine) -> None:

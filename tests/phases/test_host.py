@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from shipyard import processes
 from tests.phases import paths
 from tests.support.service import wait_until
 from tests.support.stack import Checkout, served
@@ -21,6 +24,12 @@ from tests.support.stack import Checkout, served
 def host(copy: Checkout) -> Iterator[Checkout]:
     copy.invoke("host", "--api")
     yield copy
+
+
+def number(copy: Checkout) -> int:
+    """The process of the API, as `invoke status` names it."""
+    (found,) = [each["image"] for each in copy.json("status")["services"] if "process" in each["image"]]
+    return int(found.split()[1])
 
 
 def test_without_the_api_the_balancer_says_what_is_missing(copy: Checkout) -> None:
@@ -72,9 +81,68 @@ def test_its_environment_holds_no_secret(host: Checkout) -> None:
     assert [value for value in values if value and value in text] == []
 
 
+def test_changed_settings_are_another_process_and_no_request_fails(host: Checkout) -> None:
+    """The old one serves until the new one can, and ends the stream that it has."""
+    first = number(host)
+    assert f"runs on the host already (process {first})" in host.invoke("host", "--api").stderr
+    assert number(host) == first
+    host.configure(HOST_LOG_LEVEL="debug")
+    answers: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(host.ask("GET", "/health")[0])
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        question = paths.chat("max/opus", "[[gap=1]] one two three four five six seven eight", stream=True)
+        with host.request("POST", "/v1/chat/completions", question) as response:
+            said = host.start("host", "--api")
+            events = paths.events(response)
+        _, stderr = said.communicate(timeout=120)
+    finally:
+        done.set()
+        client.join()
+    assert said.returncode == 0, stderr
+    assert "beside the old one on the host: LOG_LEVEL changed" in stderr
+    assert events[-1][1] == "[DONE]"
+    assert set(answers) == {200}
+    assert number(host) != first
+    assert processes.started(first) is None
+    environment = Path(f"/proc/{number(host)}/environ").read_bytes().split(b"\0")
+    assert b"LOG_LEVEL=debug" in environment
+    paths.healthy(host)
+
+
+def test_a_new_one_that_cannot_start_leaves_the_old_one(host: Checkout) -> None:
+    first = number(host)
+    settings = (host.root / ".env").read_text()
+    host.configure(HOST_LOG_LEVEL="loud")
+    refused = host.invoke("host", "--api", status=10)
+    (host.root / ".env").write_text(settings)
+    assert "LOG_LEVEL" in refused.stderr
+    assert number(host) == first
+    paths.healthy(host)
+
+
+def test_a_gpu_that_is_demanded_and_not_there_ends_the_start(host: Checkout, tmp_path: Path) -> None:
+    settings = (host.root / ".env").read_text()
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    host.configure(HOST_REQUIRE_GPU="true", HOST_LLM_CALL_LLAMA_SERVER=str(program))
+    refused = host.invoke("host", "--api", status=3)
+    assert f".env: HOST_LLM_CALL_LLAMA_SERVER: {program} is not executable" in refused.stderr
+    program.chmod(0o755)
+    refused = host.invoke("host", "--api", status=10)
+    (host.root / ".env").write_text(settings)
+    assert "REQUIRE_GPU" in refused.stderr
+    paths.healthy(host)
+
+
 def test_a_crashed_api_is_started_again(host: Checkout) -> None:
-    (number,) = [each["image"] for each in host.json("status")["services"] if "process" in each["image"]]
-    os.kill(int(number.split()[1]), signal.SIGKILL)
+    os.kill(number(host), signal.SIGKILL)
     wait_until(lambda: host.ask("GET", "/health")[0] == 503, "its end")
     host.invoke("host", "--api")
     paths.healthy(host)

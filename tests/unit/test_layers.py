@@ -37,6 +37,7 @@ LAYERS = (
         "dotenv",
         "ports",
         "host",
+        "host_started",
         "registry",
         "changelog",
         "recorded",

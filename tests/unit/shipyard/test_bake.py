@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shipyard.commands import bake
-from shipyard.models import Base, Job, Project
+from shipyard.models import LABEL_ARGUMENTS, Base, Job, Project
 
 BASE = Base("shipyard-base:0123", "sha256:b", "bootstrap")
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z
@@ -105,6 +105,17 @@ def test_build_arguments_of_the_user_s(project: Project, job: Job) -> None:
     document = json.loads(bake.document(project, [cuda], BASE, revision="abc123", epoch=EPOCH))
     args = {"SOURCE_DATE_EPOCH": "1767225600", "DEBIAN_LOCK": "prefer", "CUDA_ARCHITECTURES": "80;90"}
     assert document["target"] == {"api-prod": target(job, args=args)}
+
+
+def test_a_target_that_takes_build_arguments_remembers_those_that_decide_its_content(
+    project: Project, job: Job
+) -> None:
+    takes = replace(job.image, arguments={"prod": ("CUDA_ARCHITECTURES", "CUDA_BUILD_JOBS")})
+    given = {"CUDA_ARCHITECTURES": "90", "CUDA_BUILD_JOBS": "4"}
+    for arguments, label in (({}, "{}"), (given, '{"CUDA_ARCHITECTURES": "90"}')):
+        labels = bake.labels(project, replace(job, image=takes, arguments=arguments), "abc123", EPOCH)
+        assert labels[LABEL_ARGUMENTS] == label
+    assert LABEL_ARGUMENTS not in bake.labels(project, job, "abc123", EPOCH)
 
 
 def test_what_locks_are_written_from(project: Project) -> None:

@@ -241,6 +241,12 @@ def test_ports() -> None:
     found = network.ports([api, redis], {api: "process 7 (x)"}, [], [])
     assert (found.state, found.seen) == (FAIL, "127.0.0.1:8001 (LLM_CALL_API_PORT) is in use by process 7 (x)")
     assert found.mend == ("stop that, or set LLM_CALL_API_PORT in .env",)
+    held = network.ports([api, redis], {}, [], [], {api: "process 9 (/usr/bin/docker-proxy -proto tcp)"})
+    assert (held.state, "cannot be told whose 127.0.0.1:8001 (LLM_CALL_API_PORT)" in held.seen) == (SKIP, True)
+    assert network.ports([api, redis], {redis: "process 3 (x)"}, [], [], {api: "docker-proxy"}).state == WARN
+    assert network.forwards("process 9 (/usr/bin/docker-proxy -proto tcp)")
+    assert network.forwards("a process that cannot be seen from here")
+    assert not network.forwards("process 7 (nginx)")
     assert network.ports([redis], {}, [], ['.env: LLM_CALL_API_PORT: "x" is not a port']).state == FAIL
 
 

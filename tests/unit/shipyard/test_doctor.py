@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shipyard import diagnosis, doctor, secrets
+from shipyard import diagnosis, doctor, dotenv, secrets
 from shipyard.diagnosis.finding import Finding, fail, ok, skip, warn
 from shipyard.doctor import mending
 from shipyard.doctor import secrets as of_secrets
+from shipyard.doctor import settings as of_settings
 from shipyard.doctor.checks import CHECKS, Check, examine
 from shipyard.doctor.patient import Patient
 from shipyard.engine import Engine, Status
@@ -149,3 +151,35 @@ def test_mending_secrets_only_takes_rights_away_and_makes_what_is_missing(projec
     assert modes["api/notes"] & 0o022 == 0
     assert (place / "api/api_keys").read_bytes() == before
     assert (place / "egress/link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen"),
+    [
+        ("", []),
+        ("REDIS_PORT=7000\nMODEL_SERVER=local-llm\n", []),
+        ("MODEL_SERVER=bogus\n", ['.env: MODEL_SERVER: "bogus" is no model server']),
+        ("A=1\nREDIS_PORT='7000\nB=2\n", [".env: line 2: the quote before the value of REDIS_PORT does not end"]),
+        (
+            "GPU_DRIVER=amd\nGPU_DEVICE=\nMODELS_FOLDER=models\nMODEL_SERVER=ollama\n",
+            ['.env: GPU_DRIVER: "amd" is no device driver for GPUs', ".env: GPU_DEVICE: is empty"],
+        ),
+        ("REQUIRE_GPU=true\n", [".env: REQUIRE_GPU: the API would have no GPU, and end at once"]),
+        ("HOST_LLM_CALL_LLAMA_SERVER=/nope\n", [".env: HOST_LLM_CALL_LLAMA_SERVER: /nope does not exist"]),
+    ],
+)
+def test_settings_are_judged_as_a_start_does(patient: Patient, lines: str, seen: list[str]) -> None:
+    (patient.root / ".env").write_text(lines)
+    found = of_settings.settings(replace(patient, settings=dotenv.parse(lines)))
+    assert found.state == ("fail" if seen else "ok")
+    assert not seen or found.seen.split("; ") == seen
+    assert bool(found.mend) == bool(seen)
+    assert (patient.root / ".env").read_text() == lines
+
+
+def test_a_folder_in_the_place_of_settings_is_told(patient: Patient) -> None:
+    assert of_settings.settings(patient).seen == "no .env yet; the first start writes it"
+    (patient.root / ".env").mkdir()
+    found = of_settings.settings(patient)
+    assert (found.state, found.seen) == ("fail", ".env: is a folder, not a file")
+    assert found.mend == ("move it away; a start writes the file",)

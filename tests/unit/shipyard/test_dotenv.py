@@ -145,3 +145,33 @@ def test_plain_compose_finds_it_beside_its_file(project: Project) -> None:
     (project.root / "compose").mkdir()
     dotenv.write(project)
     assert (project.root / "compose/.env").read_text() == (project.root / ".env").read_text()
+
+
+def test_a_folder_in_its_place_is_told(project: Project) -> None:
+    (project.root / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"\.env: is a folder, not a file; move it away"):
+        dotenv.write(project)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A='x'\nB=\"y # z\" # w\nC=it's\nD=\n", ""),
+        ("A='first\nsecond=\"\nthird'\nB=1\n", ""),
+        ('A="with \\" inside"\nB=1\n', ""),
+        ("# A='x\nB\n", ""),
+        (
+            "A=1\nB='x\n",
+            ".env: line 2: the quote before the value of B does not end; close it",
+        ),
+        ('A="x\ny"\nexport B = "x\\"\nC=1', ".env: line 3: the quote before the value of B does not end"),
+    ],
+)
+def test_a_quote_has_to_end(project: Project, text: str, said: str) -> None:
+    (project.root / ".env").write_text(text)
+    found = dotenv.faults(text)
+    assert [str(each)[: len(said)] for each in found] == ([said] if said else [])
+    if said:
+        with pytest.raises(ConfigError, match="does not end"):
+            dotenv.write(project)
+        assert (project.root / ".env").read_text() == text

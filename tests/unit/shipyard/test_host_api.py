@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from shipyard import config, host_api
 
 
@@ -28,3 +30,23 @@ def test_places_of_the_container_become_places_of_the_host(tmp_path: Path) -> No
     assert found["UPSTREAM_OLLAMA_BASE_URL"] == "http://127.0.0.1:11434/v1"  # the host's own
     found = host_api.environment(project, given, {6379: 16379, 3010: 13010, 11434: 21434})
     assert found["UPSTREAM_OLLAMA_BASE_URL"] == "http://127.0.0.1:21434/v1"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", ""),
+        ("sh", ""),
+        ("/bin/sh", ""),
+        ("no-such-llama-server", 'there is no program "no-such-llama-server" on PATH'),
+        ("bin/llama-server", '"bin/llama-server" is no absolute path'),
+        ("./llama-server", '"./llama-server" is no absolute path'),
+        ("/nope", "/nope does not exist"),
+        ("/usr", "/usr is a folder"),
+        ("/etc/passwd", "/etc/passwd is not executable"),
+    ],
+)
+def test_the_llama_server_of_the_host_is_looked_at(value: str, problem: str) -> None:
+    found = [(each.place, each.problem) for each in host_api.faults({"HOST_LLM_CALL_LLAMA_SERVER": value})]
+    assert found == ([(".env: HOST_LLM_CALL_LLAMA_SERVER", problem)] if problem else [])
+    assert host_api.faults({}) == []

@@ -15,9 +15,9 @@ import pytest
 import docker
 from shipyard import bases, failures, host, images, plans, sizes
 from shipyard.engine import Engine
-from shipyard.errors import BuildFailed, CommandFailed, DiskFull, EngineFailed, OverBudget
+from shipyard.errors import BuildFailed, CommandFailed, ConfigError, DiskFull, EngineFailed, OverBudget
 from shipyard.images import Request
-from shipyard.models import LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, Base, BuildResult, Job, Project
+from shipyard.models import LABEL_ARGUMENTS, LABEL_FILES, LABEL_INPUTS, LABEL_PLATFORMS, Base, BuildResult, Job, Project
 from shipyard.progress import Progress, Step
 from shipyard.run import Completed
 
@@ -258,6 +258,28 @@ def test_build_arguments_come_from_the_environment_for_the_target_that_takes_the
     monkeypatch.delenv("CUDA_ARCHITECTURES")
     assert images.plan(mine, engine, Request(target="debug"))[0].inputs != debug.inputs
     assert images.plan(mine, engine, Request())[0].inputs == prod.inputs
+
+
+def test_a_build_argument_that_changed_is_named_beside_files(api: Api, engine: Engine, job: Job) -> None:
+    mine = replace(job, arguments={"CUDA_ARCHITECTURES": "90", "CUDA_BUILD_JOBS": "4"})
+    other = {LABEL_INPUTS: "0", LABEL_FILES: json.dumps({**job.files, "src/app.py": "3"})}
+    api.built(mine, **other, **{LABEL_ARGUMENTS: '{"CUDA_ARCHITECTURES": "80;86"}'})
+    assert images.staleness(engine, mine) == "CUDA_ARCHITECTURES was 80;86, is 90 and 1 more"
+    api.built(mine, **{LABEL_INPUTS: "0", LABEL_ARGUMENTS: "{}"})
+    assert images.staleness(engine, mine) == "CUDA_ARCHITECTURES was the Dockerfile's own, is 90"
+    api.built(job, **{LABEL_INPUTS: "0", LABEL_ARGUMENTS: '{"CUDA_ARCHITECTURES": "90"}'})
+    assert images.staleness(engine, job) == "CUDA_ARCHITECTURES was 90, is the Dockerfile's own"
+    api.built(mine, **other)  # by an earlier version, which did not remember them
+    assert images.staleness(engine, mine) == "changed src/app.py"
+
+
+def test_a_build_argument_that_cannot_be_ends_the_plan(
+    engine: Engine, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = replace(project.images["api"], arguments={"debug": ("CUDA_ARCHITECTURES",)})
+    monkeypatch.setenv("CUDA_ARCHITECTURES", "$(id)")
+    with pytest.raises(ConfigError, match=r'CUDA_ARCHITECTURES in the environment: "\$\(id\)" cannot be'):
+        images.plan(replace(project, images={"api": takes}), engine, Request(target="debug"))
 
 
 # --- failures ---

@@ -159,3 +159,25 @@ def test_build_arguments_decide_the_content_but_for_how_many_jobs_there_are(proj
     assert plain == plans.job(project, api, "prod", ("linux/amd64",), base)
     assert (jobs.inputs, jobs.arguments) == (plain.inputs, {"CUDA_BUILD_JOBS": "8"})
     assert len({plain.inputs, one.inputs, made({"CUDA_ARCHITECTURES": "80"}).inputs}) == 3
+
+
+@pytest.mark.parametrize("value", ["90", "80;86;89;90", "90a;120f", "100"])
+def test_architectures_that_can_be(value: str) -> None:
+    assert plans.faults({"CUDA_ARCHITECTURES": value, "CUDA_BUILD_JOBS": "16"}) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["abc", "-1", "$(id)", "9", "90;", ";90", "80;;90", "80,90", "90 ", "90\n", "9.0", "90x"]
+)
+def test_architectures_that_cannot_be(value: str) -> None:
+    (found,) = plans.faults({"CUDA_ARCHITECTURES": value})
+    assert str(found) == (
+        f'CUDA_ARCHITECTURES in the environment: "{value}" cannot be; write compute capabilities such as 80;86;90, or unset it'
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "many", "-1", "2;3", "1000"])
+def test_a_number_of_jobs_that_cannot_be(value: str) -> None:
+    assert [str(each) for each in plans.faults({"CUDA_BUILD_JOBS": value})] == [
+        f'CUDA_BUILD_JOBS in the environment: "{value}" cannot be; write a number such as 2, or unset it'
+    ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shipyard import ports
+from shipyard import ports, quantities
 from shipyard.errors import PortInUse
 from shipyard.ports import Published
 
@@ -76,4 +77,11 @@ def test_a_listener_on_ipv6_whose_process_is_not_ours_to_see(proc: Path) -> None
 def test_an_address_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     taken(monkeypatch)
     with pytest.raises(PortInUse, match=r"192\.0\.2\.1: no address of this machine; set LLM_CALL_API_ADDRESS"):
-        ports.check([ports.Published("balancer", "192.0.2.1", 8001, "LLM_CALL_API_PORT")], {})
+        ports.check([quantities.Published("balancer", "192.0.2.1", 8001, "LLM_CALL_API_PORT")], {})
+
+
+def test_two_that_ask_for_the_same_port() -> None:
+    elsewhere, everywhere = replace(PROXY, port=8001, address="192.0.2.7"), replace(PROXY, port=8001, address="0.0.0.0")
+    assert quantities.equal([API, PROXY, REDIS, elsewhere]) == []
+    found = [str(each) for each in quantities.equal([API, everywhere, replace(REDIS, port=3010)])]
+    assert found == [".env: LLM_CALL_API_PORT, CLAUDE_PROXY_PORT: are both 8001; give each a port of its own"]

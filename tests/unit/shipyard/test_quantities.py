@@ -121,11 +121,11 @@ def published(service: str, target: int, port: object, address: str = "127.0.0.1
         (published("balancer", 8001, "0"), ['.env: LLM_CALL_API_PORT: "0" is not a port; write a number from 1 to 65535']),
         (
             {**published("balancer", 8001, "9090"), **published("prometheus", 9090, "9090")},
-            [".env: PROMETHEUS_PORT: is 9090, as LLM_CALL_API_PORT is; give each a port of its own"],
+            [".env: LLM_CALL_API_PORT, PROMETHEUS_PORT: are both 9090; give each a port of its own"],
         ),
         (
             {**published("balancer", 8001, "9090", "0.0.0.0"), **published("prometheus", 9090, "9090")},
-            [".env: PROMETHEUS_PORT: is 9090, as LLM_CALL_API_PORT is; give each a port of its own"],
+            [".env: LLM_CALL_API_PORT, PROMETHEUS_PORT: are both 9090; give each a port of its own"],
         ),
         ({**published("balancer", 8001, "9090", "192.0.2.1"), **published("prometheus", 9090, "9090")}, []),
     ],

@@ -157,7 +157,8 @@ def test_what_is_not_text_is_named_wherever_it_is(project: Project, folder: Path
     (folder / name).write_bytes(b"A_KEY=\xff\xfe\n")
     (folder / name).chmod(mode)
     place = name.removeprefix("../") if name.startswith("../") else f"secrets/{name}"
-    assert faults(project) == [f"{place}: is not text; write it anew, in UTF-8"]
+    settings = [".env: is not text in UTF-8 (invalid start byte); save it as that"]
+    assert faults(project) == (settings if place == ".env" else [f"{place}: is not text; write it anew, in UTF-8"])
 
 
 def test_a_folder_that_is_a_link_is_named(project: Project, folder: Path, tmp_path: Path) -> None:
@@ -354,3 +355,35 @@ def test_a_closed_folder_is_no_traceback(project: Project, folder: Path, monkeyp
     assert faults(project) == [
         "secrets/client_key: cannot be looked at: Permission denied; run this as its owner or as root"
     ]
+
+
+@pytest.mark.parametrize("name", ["api/redis_password", "client_key", "api/openai_api_key"])
+def test_a_folder_in_the_place_of_a_file_is_told_once(project: Project, folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    (folder / name / "inside").write_text("")
+    said = f"secrets/{name}: is a folder, not a file; move it away; `invoke secrets.init` makes what it can"
+    assert faults(project) == [said]
+
+
+def test_a_file_in_the_place_of_a_service_s_folder_is_told_once(project: Project, folder: Path) -> None:
+    for path in sorted((folder / "egress").iterdir()):
+        path.unlink()
+    (folder / "egress").rmdir()
+    (folder / "egress").write_text("")
+    assert faults(project) == [
+        "secrets/egress: is a link or a file, not a folder; remove it, and put the folder itself there"
+    ]
+
+
+def test_a_file_in_the_place_of_all_secrets_is_told(project: Project) -> None:
+    secrets.folder(project).write_text("")
+    said = "secrets: is a file, not a folder; move it away; `invoke secrets.init` makes the folder"
+    assert faults(project) == [said]
+    with pytest.raises(ConfigError, match="secrets: is a file, not a folder"):
+        secrets.init(project)
+
+
+def test_settings_that_are_a_folder_are_told(project: Project, folder: Path) -> None:
+    (project.root / ".env").mkdir()
+    assert faults(project) == [".env: is a folder, not a file; move it away; a start writes the file"]

@@ -143,3 +143,12 @@ def test_where_a_variant_does_not_count_that_is_said(overlay: str, notes: list[s
     found = variants.notes(overlays.select(overlay), settings)
     assert [note[: len(start)] for note, start in zip(found, notes, strict=True)] == notes
     assert variants.notes(overlays.select(overlay), {}) == []
+
+
+@pytest.mark.parametrize("overlay", ["host", "hybrid", "dev", "prod"])
+def test_where_a_demanded_gpu_does_not_count_that_is_said(overlay: str) -> None:
+    found = variants.notes(overlays.select(overlay), {"REQUIRE_GPU": "true"})
+    assert len(found) == (overlay != "prod")
+    assert all(note.startswith("REQUIRE_GPU=true counts in production only") for note in found)
+    assert ("HOST_REQUIRE_GPU=true" in "".join(found)) == (overlay == "host")
+    assert variants.notes(overlays.select(overlay), {"REQUIRE_GPU": "false"}) == []

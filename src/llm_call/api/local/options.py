@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving.settings import Env
 
@@ -33,6 +34,9 @@ class Options:
     @property
     def lack(self) -> str:
         """What to say where the program is missing."""
+        if Path(self.program).is_absolute() and Path(self.program).exists():
+            what = "is a folder" if Path(self.program).is_dir() else "is not executable"
+            return f"{self.program} {what}; LLM_CALL_LLAMA_SERVER names a llama-server"
         return (
             f"there is no {self.program} here: of the image llm-call-api the targets local and cuda have it; "
             "elsewhere LLM_CALL_LLAMA_SERVER names it"
