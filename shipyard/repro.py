@@ -113,7 +113,9 @@ def export(root: Path, revision: str, folder: Path) -> Path:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     run(["git", "archive", "--format=tar", f"--output={archive}", revision], cwd=root, env=kept, timeout=120)
     with tarfile.open(archive) as members:
-        members.extractall(folder, filter="data")
+        # Not by the keyword, which Debian 12's Python does not have yet. The archive is git's own, of a commit of ours.
+        members.extraction_filter = getattr(tarfile, "data_filter", None)
+        members.extractall(folder)
     archive.unlink()
     for path in folder.rglob("*"):
         if not path.is_symlink():

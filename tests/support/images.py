@@ -95,7 +95,9 @@ def unpacked(client: docker.DockerClient, image: str, platform: str, folder: Pat
     try:
         stream = Stream(client.api.export(container["Id"]))
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
-            archive.extractall(folder, filter=_plain)
+            # Not by a filter, which Debian 12's Python does not have yet.
+            archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+            archive.extractall(folder, members=filter(None, map(_plain, archive)))
     finally:
         client.api.remove_container(container["Id"], force=True)
     return folder
@@ -114,11 +116,13 @@ def _licence(stated: Any) -> str:
     return str(stated.value if hasattr(stated, "value") else stated.id or stated.name)
 
 
-def _plain(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo | None:
-    """Without the mode, so that folders stay writable; links stay as they are, even to where nothing is."""
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Ours, and so that we may read it and write below it; links stay as they are, even to where nothing is."""
     if member.isdev():
         return None
-    return member.replace(mode=None, uid=None, gid=None, uname=None, gname=None, deep=False)
+    member.mode |= 0o700 if member.isdir() else 0o600
+    member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+    return member
 
 
 def api_keys(folder: Path) -> tuple[str, dict[str, Any]]:
