@@ -88,7 +88,7 @@ def cli(session: nox.Session) -> None:
         session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
-@nox.session(tags=["lane3"])
+@nox.session(tags=["lane2"])
 def engine(session: nox.Session) -> None:
     """The embedded engine: races, crashes, full disks, builds that break; in network namespaces of its own."""
     session.run("pytest", "tests/engine", *session.posargs)
@@ -125,7 +125,7 @@ def phase3(session: nox.Session) -> None:
     session.run("pytest", *(f"tests/phases/test_{name}.py" for name in files), *session.posargs)
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane2"])
 def granger(session: nox.Session) -> None:
     """`--granger`: a hub and spokes on the shared network use the API and reach nothing else."""
     session.run("pytest", "tests/phases/test_granger.py", *session.posargs)
@@ -161,7 +161,7 @@ def release(session: nox.Session) -> None:
     session.run("pytest", "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)
 
 
-@nox.session(tags=["lane3"])
+@nox.session(tags=["lane2"])
 def doctor(session: nox.Session) -> None:
     """`invoke doctor` on machines with one fault each, made for real."""
     session.run("pytest", "tests/doctor", *session.posargs)
