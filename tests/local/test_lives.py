@@ -28,7 +28,7 @@ def test_an_idle_model_is_unloaded_and_loaded_again(start: Start) -> None:
     with start(model("tiny", idle_seconds=0.3)) as api:
         assert api.ask()[0] == 200
         wait_until(lambda: not api.processes(), "the idle model is unloaded")
-        assert api.state() == 0
+        wait_until(lambda: api.state() == 0, "the gateway knows that its process has ended")
         assert api.ask()[0] == 200
         assert api.metric('llm_call_local_model_crashes_total{model="local/tiny"}') == 0
 

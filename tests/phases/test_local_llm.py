@@ -149,7 +149,7 @@ def test_in_phase_1_the_api_on_the_host_reaches_the_same_container(prod: Checkou
         ({"OLLAMA_MEMORY": "9999t"}, ("prod",), "are more than the engine's machine has; write OLLAMA_MEMORY="),
         ({"LLM_CALL_API_CPUS": "nan"}, ("hybrid",), '.env: LLM_CALL_API_CPUS: "nan" is no number of processors'),
         ({"LLM_CALL_API_PORT": "70000"}, ("prod",), '.env: LLM_CALL_API_PORT: "70000" is not a port'),
-        ({"REDIS_PORT": "7011", "OLLAMA_PORT": "7011"}, ("hybrid",), "is 7011, as "),
+        ({"REDIS_PORT": "7011", "OLLAMA_PORT": "7011"}, ("hybrid",), ".env: REDIS_PORT, OLLAMA_PORT: are both 7011"),
         ({"OTHER": "'it"}, ("prod",), "the quote before the value of OTHER does not end"),
         ({}, ("config", "--overlay", "prod+gpu"), "--gpu: nothing of this stack would use a GPU"),
     ],
