@@ -26,7 +26,7 @@ def test_networks_and_volumes(scene: Scene) -> None:
     for kind in ("network", "volume"):
         names = scene.stack.copy.docker(kind, "ls", "--quiet", "--filter", label).split()
         assert told(scene, kind, "inspect", *names) == []
-    assert told(scene, "ps", "--all", "--no-trunc", "--format", "{{json .}}") == []
+    assert told(scene, "ps", "--all", "--filter", label, "--no-trunc", "--format", "{{json .}}") == []
 
 
 def test_history_of_every_image(scene: Scene) -> None:

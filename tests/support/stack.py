@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,18 @@ _PORTS = (
 )
 
 
+#: Below those that the kernel gives to connections and published ports (net.ipv4.ip_local_port_range): what is found free here
+#: nobody gets by chance before it is used.
+_PORTS = range(20_000, 32_000)
+
+
 def free_ports(count: int) -> list[int]:
     """Different ports on 127.0.0.1 that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    sockets: list[socket.socket] = []
     try:
+        while len(sockets) < count:
+            with suppress(OSError):
+                sockets.append(socket.create_server(("127.0.0.1", secrets.choice(_PORTS))))
         return [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:
