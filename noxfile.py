@@ -100,19 +100,19 @@ def images(session: nox.Session) -> None:
     session.run("pytest", "tests/images", *session.posargs)
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane3"])
 def dev(session: nox.Session) -> None:
     """`invoke dev`: hot reload, every port, Ctrl-C."""
     session.run("pytest", "tests/phases/test_dev.py", *session.posargs)
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane3"])
 def phase1(session: nox.Session) -> None:
     """`invoke host`: the API on the host, a request through every path, nothing left afterwards."""
     session.run("pytest", "tests/phases/test_host.py", "tests/phases/test_host_process.py", *session.posargs)
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane3"])
 def phase2(session: nox.Session) -> None:
     """`invoke hybrid`: everything in containers, with debug access; a request through every path."""
     session.run("pytest", "tests/phases/test_hybrid.py", *session.posargs)
