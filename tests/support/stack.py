@@ -39,7 +39,7 @@ _PORTS = (
 
 #: Below those that the kernel gives to connections and published ports (net.ipv4.ip_local_port_range): what is found free here
 #: nobody gets by chance before it is used.
-_PORTS = range(20_000, 32_000)
+_FREE = range(20_000, 32_000)
 
 
 def free_ports(count: int) -> list[int]:
@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
     try:
         while len(sockets) < count:
             with suppress(OSError):
-                sockets.append(socket.create_server(("127.0.0.1", secrets.choice(_PORTS))))
+                sockets.append(socket.create_server(("127.0.0.1", secrets.choice(_FREE))))
         return [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:
