@@ -74,8 +74,7 @@ def filled(project: Project) -> set[str]:
 
     In double quotes it changes backslashes, too.
     """
-    path = project.root / ".env"
-    written = {name: value for _, name, value in _entries(path.read_text())} if path.exists() else {}
+    written = {name: value for _, name, value in _entries(read(project.root))}
     found = {name for name, value in written.items() if value[:1] != "'" and "$" in _value(value)}
     found |= {name for name, value in written.items() if value[:1] == '"' and "\\" in _value(value)}
     return found - set(os.environ)

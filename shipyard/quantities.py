@@ -112,12 +112,13 @@ def beyond(config: Mapping[str, Any], settings: Mapping[str, str], processors: i
 
 def ports(config: Mapping[str, Any]) -> list[Fault]:
     """Published ports of a configuration that are none, or else those that several ask for."""
+    asked = wanted(config)
     found = [
         Fault(f".env: {each.variable}", f'"{each.written}" is not a port', _PORT)
-        for each in wanted(config)
+        for each in asked
         if not _whole(each.written, 1, 65535)
     ]
-    return found or equal(wanted(config))
+    return found or equal(asked)
 
 
 def wanted(config: Mapping[str, Any]) -> list[Published]:
