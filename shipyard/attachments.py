@@ -34,7 +34,8 @@ def tag(digest: str) -> str:
 def find(registry: Registry, repository: str, digest: str) -> tuple[Attached, ...]:
     """Every bundle attached to a digest, whoever signed it; what else hangs there does not count.
 
-    Raises RegistryFailed and AccessDenied as the registry's client does.
+    Raises RegistryFailed and AccessDenied as the registry's client does; one that cannot be read is only told while the
+    registry answers, for whoever may write there could hang it beside the good ones.
     """
     found = registry.referrers(repository, digest)
     if found is None:
@@ -59,4 +60,5 @@ def _read(registry: Registry, repository: str, digest: str) -> Attached | None:
         bundle = registry.blob(repository, layers[0].digest)
         return Attached(digest, dsse.parse(bundle)) if bundle else Attached(digest, None, "its content is gone")
     except (ValueError, RegistryFailed) as problem:
+        registry.ping()  # one that does not answer at all raises here: it may hold what we did not see
         return Attached(digest, None, str(problem))

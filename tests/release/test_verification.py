@@ -14,11 +14,13 @@ from invoke import Context
 
 import shipyard
 import verbs.signing
-from shipyard import verification
+from shipyard import attachments, verification
 from shipyard.artifacts import Published
 from shipyard.errors import RegistryFailed, SigningFailed, UnknownName, VerificationFailed
 from shipyard.journal import Journal
+from shipyard.registry import Registry
 from tests.support import signed
+from tests.support.registry_proxy import Fault, proxy
 from tests.support.signed import Scene, Shelf
 
 
@@ -267,6 +269,19 @@ def test_a_registry_that_is_down_forges_nothing(scene: Scene) -> None:
     scene.served.kill()
     with pytest.raises(RegistryFailed):
         scene.verify()
+
+
+def test_an_attachment_that_cannot_be_read_is_told_only_by_a_registry_that_answers(scene: Scene) -> None:
+    """One that goes away in the middle must not look like one where nothing is signed."""
+    with proxy(scene.served.address) as faulty:
+        client = Registry(faulty.address, patience=0.1)
+        assert [each.problem for each in attachments.find(client, "tiny", scene.new.digest)] == ["", ""]
+        faulty.faults.append(Fault("GET", "/blobs/", "status", 1000))
+        for each in attachments.find(client, "tiny", scene.new.digest):
+            assert "status 503 NO not now" in each.problem
+        faulty.faults.append(Fault("GET", "/v2/$", "status", 1000))
+        with pytest.raises(RegistryFailed, match="asked for /v2/"):
+            attachments.find(client, "tiny", scene.new.digest)
 
 
 def test_the_verb_ends_with_its_own_exit_code(

@@ -248,6 +248,8 @@ class Watcher:
                 continue
             self.seen.add(tag)
             found = attachments.find(self._client, path, digest)
+            if problems := [each.problem for each in found if each.problem]:
+                raise RegistryFailed("; ".join(problems))  # killed between two reads, and up again already
             if SIGNATURE not in {each.statement.kind for each in found if each.statement}:
                 self.unsigned.append(f"{path}:{tag} {digest}")
 

@@ -7,6 +7,7 @@ import datetime
 import http.client
 import ipaddress
 import json
+import re
 import secrets
 import select
 import socket
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 @dataclass
 class Fault:
-    """What happens ``times`` times to requests of a method whose path holds a text.
+    """What happens ``times`` times to requests of a method whose path has a match of ``text``.
 
     ``kind`` is status, lost-upload (what a registry says that forgot it), cut-request (in the middle of its body),
     cut-answer (in the middle of its body) or digest (a header with a wrong one).
@@ -70,7 +71,7 @@ class Proxy(ThreadingHTTPServer):
     def fault(self, method: str, path: str) -> Fault | None:
         with self._lock:
             for each in self.faults:
-                if each.method == method and each.text in path and each.times:
+                if each.method == method and each.times and re.search(each.text, path):
                     each.times -= 1
                     return each
         return None
