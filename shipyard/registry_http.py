@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -105,7 +106,10 @@ class Wire:
         """What an answer says is wrong, in one line without secrets (distribution specification, "Error Codes")."""
         try:
             errors = json.loads(answer.body)["errors"]
-            said = ", ".join(f"{each.get('code', '')} {each.get('message', '')}".strip() for each in errors)
+            said = ", ".join(
+                f"{each.get('code', '')} {each.get('message', '')} {_system_error(each.get('detail'))}".strip()
+                for each in errors
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             said = answer.body[:200].decode(errors="replace").strip()
         plain = "".join(each if each.isprintable() or each.isspace() else "?" for each in said)
@@ -166,7 +170,11 @@ class Wire:
         response.release_conn()
         answer = Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, data)
         if answer.status in _PASSING:
-            raise Passing(self.explain(answer), seconds(answer.headers.get("retry-after", ""), time.time()))
+            reason = self.explain(answer)
+            if os.strerror(errno.ENOSPC) in reason:
+                msg = f"{self.host} cannot store what it is sent: {reason}; make room there and run the same command again"
+                raise RegistryFailed(msg)
+            raise Passing(reason, seconds(answer.headers.get("retry-after", ""), time.time()))
         return answer
 
     def _pool(self, proxy: str) -> urllib3.PoolManager:
@@ -191,6 +199,13 @@ def seconds(retry_after: str, now: float) -> float:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
     except (ValueError, TypeError):
         return 0.0
+
+
+def _system_error(detail: Any) -> str:
+    """The words for the error number of its file system that docker-registry gives as detail of "unknown error"."""
+    enclosed = detail.get("Enclosed") if isinstance(detail, dict) else None
+    number = enclosed.get("Err") if isinstance(enclosed, dict) else None
+    return f"({os.strerror(number)})" if isinstance(number, int) and number in errno.errorcode else ""
 
 
 def _open(path: Path) -> BinaryIO:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from shipyard.errors import CommandFailed, ToolMissing
 
 #: Seconds a child gets to end after SIGTERM before it is killed.
 GRACE = 5.0
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -35,23 +34,30 @@ class Completed:
     stderr: str
 
 
-def _die_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def trace(argv: Sequence[str]) -> None:
     """Print the command about to run when ``SHIPYARD_TRACE`` asks for it."""
     if os.environ.get("SHIPYARD_TRACE"):
         console.info("+ " + shlex.join(argv))
 
 
+@cache
+def _bound() -> tuple[str, ...]:
+    """What sets the parent-death signal and becomes the program that follows: setpriv(1) of util-linux, not of BusyBox.
+
+    Not `preexec_fn`: around that Python runs hooks, and Ctrl-C that comes in a hook is forgotten, with a lock that nobody
+    gives back.
+    """
+    found = shutil.which("setpriv")
+    return (found, "--pdeathsig", "TERM", "--") if found and Path(found).resolve().name == "setpriv" else ()
+
+
 def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int) -> subprocess.Popen[str]:
     trace(argv)
+    # What is not there, or is no program, is to be told by the system, in its words.
+    found = shutil.which(argv[0], path=(os.environ if env is None else env).get("PATH"))
     try:
         return subprocess.Popen(
-            argv,
+            (*(_bound() if found else ()), *argv),
             env=dict(env) if env is not None else None,
             cwd=cwd,
             stdin=stdin,
@@ -60,8 +66,6 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None,
             text=True,
             errors="replace",
             process_group=0,
-            # Safe here: no thread of ours holds a lock that prctl(2) could need.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     except FileNotFoundError as missing:
         msg = f"{argv[0]}: program not found; install it"

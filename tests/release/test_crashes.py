@@ -153,6 +153,7 @@ def test_the_registry_s_disk_is_full(whole: Clone, clone: Clone, registry: regis
     with small_disk(registry.storage):
         filling = fill(registry.storage, 64 << 10)
         said = clone.release(*WORDS, status=15)
+        assert "status 500 UNKNOWN unknown error (No space left on device); make room there" in said
         assert "Traceback" not in said
         assert clone.public() == {}
         filling.unlink()

@@ -218,11 +218,11 @@ class Clone:
 
 
 class Watcher:
-    """Looks at the public tags again and again: each must name a digest that carries a signature at that very moment."""
+    """Looks at the public tags again and again: when one names another digest, that must carry a signature already."""
 
     def __init__(self, registry: str) -> None:
         self._client, self._over = Registry(registry, patience=0.0), threading.Event()
-        self.looks, self.seen = 0, set[str]()
+        self.looks, self.seen, self._signed = 0, set[str](), set[tuple[str, str]]()
         self.unsigned: list[str] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -235,7 +235,7 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(0.05):  # a tag that came too early would stay for seconds
+        while not self._over.wait(0.1):  # a tag that came too early would stay for seconds
             with suppress(RegistryFailed):  # it is restarted by some tests
                 for name in IMAGES:
                     self._look(f"llm-call-test-{name}")
@@ -247,10 +247,14 @@ class Watcher:
             if digest is None:
                 continue
             self.seen.add(tag)
+            if (path, digest) in self._signed:
+                continue
             found = attachments.find(self._client, path, digest)
             if problems := [each.problem for each in found if each.problem]:
                 raise RegistryFailed("; ".join(problems))  # killed between two reads, and up again already
-            if SIGNATURE not in {each.statement.kind for each in found if each.statement}:
+            if SIGNATURE in {each.statement.kind for each in found if each.statement}:
+                self._signed.add((path, digest))
+            else:
                 self.unsigned.append(f"{path}:{tag} {digest}")
 
 

@@ -1,0 +1,77 @@
+"""Programs that verbs start: Ctrl-C in any moment counts, they end with whoever started them, what is missing is named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shipyard import run
+from shipyard.errors import CommandFailed, ToolMissing
+from tests.support.service import wait_until
+from tests.support.stack import ROOT
+
+
+def python(code: str, **options: object) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **options}
+    return subprocess.Popen([sys.executable, "-c", code], **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def test_no_hook_runs_in_which_ctrl_c_would_be_lost() -> None:
+    """Python forgets an exception in a hook around a fork, and logging's keeps its lock then: the next one waits for ever."""
+    code = """
+import logging, os, signal
+from shipyard import run
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+run.run(["true"])
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    _, said = (process := python(code)).communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT, said
+    assert "Exception ignored" not in said
+
+
+def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
+    """Twenty loops that do nothing but start programs; before, one in sixteen went on."""
+    code = "import logging\nfrom shipyard import run\nwhile True: run.run(['true']); print(flush=True)"
+    for _ in range(20):
+        with (tmp_path / "said").open("w") as said:
+            process = python(code, stdout=subprocess.PIPE, stderr=said)
+            assert process.stdout
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            with process.stdout:
+                assert process.wait(30) == -signal.SIGINT
+
+
+def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    process = python(f"from shipyard import run\nrun.run(['sh', '-c', 'echo $$ > {place}; exec sleep 600'])")
+    wait_until(lambda: place.exists() and place.read_text().endswith("\n"), "the program", 30)
+    pid = int(place.read_text())
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end", 10)
+
+
+def test_what_is_not_there_or_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ToolMissing, match=r"^no-such-program: program not found; install it"):
+        run.run(["no-such-program"])
+    (tmp_path / "text").write_text("text\n")
+    with pytest.raises(PermissionError):
+        run.run([str(tmp_path / "text")])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "only-here").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "only-here").chmod(0o755)
+    with pytest.raises(CommandFailed, match="only-here: No such file or directory"):
+        run.run(["only-here"])
+
+
+def test_a_path_of_the_child_s_own_counts(tmp_path: Path) -> None:
+    (tmp_path / "only-here").write_text("#!/bin/sh\necho $1\n")
+    (tmp_path / "only-here").chmod(0o755)
+    assert run.run(["only-here", "--help"], env={"PATH": str(tmp_path)}).stdout == "--help\n"
