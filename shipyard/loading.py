@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from shipyard import oci
@@ -46,6 +47,21 @@ def load(engine: Engine, artifact: Artifact, platform: str = "") -> str:
         msg = f"{engine.host} made {kept} of {artifact.key} ({wanted}); is it without the containerd image store?"
         raise EngineFailed(msg)
     return reference
+
+
+def unload(engine: Engine, references: Iterable[str]) -> None:
+    """Let the engine forget what was loaded and tested; what a container still uses stays."""
+    from docker.errors import APIError
+
+    import docker
+
+    client = docker.DockerClient(base_url=engine.host)
+    try:
+        for each in references:
+            with suppress(APIError):
+                client.api.remove_image(each)
+    finally:
+        client.close()
 
 
 def _archive(layout: Layout, wanted: str, reference: str) -> Iterator[bytes]:

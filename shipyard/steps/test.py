@@ -31,16 +31,19 @@ def _run(world: World) -> Mapping[str, Any]:
     foreign = sorted({part.platform for each in world.artifacts for part in each.parts} - {native})
     given = {each.key: loading.load(world.engine, each) for each in world.artifacts}
     results, untested = {native: _pytest(world, given, native)}, []
+    loaded = [*given.values()]
     for platform in foreign:
         if emulated(platform):
             there = [each for each in world.artifacts if platform in {part.platform for part in each.parts}]
             given = {each.key: loading.load(world.engine, each, platform) for each in there}
+            loaded += given.values()
             results[platform] = _pytest(world, given, platform)
         else:
             untested.append(platform)
             console.info(
                 f"{platform} is not tested: the kernel has no {_EMULATORS[platform]} (install qemu-user-static)"
             )
+    loading.unload(world.engine, loaded)  # those that failed stay, to be looked into
     summary = "; ".join(f"{platform}: {line}" for platform, line in results.items())
     return {"digests": world.digests, "result": summary, "tested": sorted(results), "untested": untested}
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import shipyard
 from shipyard import publishing, world
 from shipyard.artifacts import Artifact
+from shipyard.engine import api
 from shipyard.errors import RegistryFailed, VerificationFailed
 from shipyard.registry import Registry
 from tests.support import registries
@@ -56,6 +58,8 @@ def test_a_release_and_the_same_again(clone: Clone, registry: registries.Served)
         True,
     )
     assert clone.git("cat-file", "-t", "v1.2.3") == "tag"
+    engine = shipyard.engine.find()
+    assert [api.image(engine.host, f"llm-call-test-{name}:1.2.3-release") for name in IMAGES] == [None, None]
     assert set(clone.public()) == {
         f"llm-call-test-{name}:{tag}" for name in IMAGES for tag in ("1.2.3", "1.2", "1", "latest")
     }
