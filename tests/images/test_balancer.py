@@ -263,7 +263,7 @@ def test_a_client_that_leaves_ends_its_request(entrance: Balancer, wish: dict[st
     left = entrance.connect(head.encode())
     entrance.busy()
     left.close()
-    wait_until(lambda: entrance.total("abandoned") == before + 1, "the instance to notice", 5)
+    wait_until(lambda: entrance.total("abandoned") == before + 1, "the instance to notice")
 
 
 def test_a_request_passes_as_it_is(entrance: Balancer) -> None:
@@ -386,7 +386,7 @@ def test_only_what_failed_is_logged(entrance: Balancer) -> None:
     def lines() -> list[dict[str, Any]]:
         return [line for line in entrance.lines() if name in line["path"]]
 
-    (line,) = wait_until(lines, "a line of the log", 5)
+    (line,) = wait_until(lines, "a line of the log")
     assert (line["level"], line["method"], line["path"], line["status"]) == ("warning", "POST", f"/v1/{name}-bad", 502)
     assert (line["request_id"], line["retries"]) == ("r-7", 0)
     assert line["instance"].startswith("instance")

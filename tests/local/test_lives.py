@@ -112,7 +112,7 @@ def test_no_model_outlives_the_gateway(start: Start, tmp_path: Path, number: int
         pids = api.processes()
         assert len(pids) == 2
         api.service.stop(number)
-        wait_until(lambda: not any(map(lives, pids)), "the models end with the gateway", 5)
+        wait_until(lambda: not any(map(lives, pids)), "the models end with the gateway")
         if number == signal.SIGTERM:
             assert not list(tmp_path.glob("llm-call-local-*"))
 

@@ -126,7 +126,7 @@ def healthy(copy: Checkout) -> None:
         status, body, _ = copy.ask("GET", "/health")
         return bool((status, body["status"]) == (200, "ok"))
 
-    wait_until(ok, "/health: ok", 5)
+    wait_until(ok, "/health: ok")
 
 
 def reach(copy: Checkout, service: str, host: str, port: int) -> str:

@@ -160,8 +160,8 @@ def test_a_client_that_leaves_ends_the_upstream_request(api: Service, upstream: 
     stream = api.open("POST", "/v1/chat/completions", json.dumps(body).encode(), AUTH)
     assert stream.readline()
     stream.close()
-    wait_until(lambda: upstream.get("/count")[1]["abandoned"] == before + 1, "the upstream to notice", 5)
-    wait_until(lambda: api.find('"client":"gone"'), "the log line", 5)
+    wait_until(lambda: upstream.get("/count")[1]["abandoned"] == before + 1, "the upstream to notice")
+    wait_until(lambda: api.find('"client":"gone"'), "the log line")
 
 
 def test_who_gets_in(api: Service) -> None:

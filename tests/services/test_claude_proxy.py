@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, said, wait_until
+from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, said
+from tests.support.service import wait_until
 
 
 def test_the_cli_gets_an_environment_built_from_nothing(start: Start) -> None:
@@ -49,7 +50,7 @@ def test_a_request_leaves_no_folder_and_no_zombie(proxy: Proxy) -> None:
     for number in range(10):
         assert proxy.chat(f"hello{number}").text == f"you said hello{number}"
     # The answer goes out first, the tidying follows.
-    wait_until(lambda: proxy.folders() == [], 2, "a request's folder is still there")
+    wait_until(lambda: proxy.folders() == [], "a request's folder is still there")
     assert proxy.descendants() == {}
     assert stat.S_IMODE(next(proxy.workspace.glob("proxy-*")).stat().st_mode) == 0o700
 
@@ -91,19 +92,19 @@ def test_a_client_that_leaves_takes_the_whole_group_with_it(proxy: Proxy, cli: P
     if stream:
         opened = proxy.open_stream("stubborn")
         next(opened.events())
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and its child did not start")
         opened.close()
     else:
         body = b'{"model": "opus", "messages": [{"role": "user", "content": "stubborn"}]}'
         script = "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1])); "
         script += "c.request('POST', '/v1/chat/completions', sys.argv[2]); c.getresponse()"
         client = subprocess.Popen([sys.executable, "-c", script, str(proxy.port), body.decode()])
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and its child did not start")
         client.kill()
         client.wait(10)
-    gone(cli, 2.5)
-    wait_until(lambda: proxy.folders() == [], 2, "the request's folder is still there")
-    wait_until(lambda: '"disconnected":true' in proxy.log.read_text(), 5, "the log does not say who left")
+    gone(cli)
+    wait_until(lambda: proxy.folders() == [], "the request's folder is still there")
+    wait_until(lambda: '"disconnected":true' in proxy.log.read_text(), "the log does not say who left")
 
 
 def test_a_full_house_is_a_429_that_says_when_to_come_back(start: Start, cli: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_full_house_is_a_429_that_says_when_to_come_back(start: Start, cli: Pa
         assert int(refused.headers["retry-after"]) > 0
         stream.close()
         gone(cli)
-        wait_until(lambda: proxy.chat("hello").status == 200, 5, "the slot did not come back")
+        wait_until(lambda: proxy.chat("hello").status == 200, "the slot did not come back")
 
 
 def test_a_queue_that_is_too_slow_is_a_429(start: Start) -> None:
@@ -145,9 +146,9 @@ def test_an_answer_that_starts_anew_is_an_error_in_a_stream_and_none_in_a_docume
 def test_the_second_signal_leaves_nothing_running(start: Start, cli: Path) -> None:
     with start(DRAIN_SECONDS="60") as proxy:
         stream = proxy.open_stream("stubborn")
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and its child did not start")
         proxy.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining" in proxy.log.read_text(), 5, "the proxy does not drain")
+        wait_until(lambda: "draining" in proxy.log.read_text(), "the proxy does not drain")
         proxy.process.send_signal(signal.SIGTERM)
         proxy.process.wait(4)
         assert alive(cli) == []
@@ -158,7 +159,7 @@ def test_the_second_signal_leaves_nothing_running(start: Start, cli: Path) -> No
 def test_the_end_of_the_drain_time_leaves_nothing_running(start: Start, cli: Path) -> None:
     with start(DRAIN_SECONDS="0.3") as proxy:
         stream = proxy.open_stream("stubborn")
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and its child did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and its child did not start")
         assert proxy.stop() == 0
         assert alive(cli) == []
         stream.close()
@@ -170,7 +171,7 @@ def test_the_end_of_the_drain_time_is_told(start: Start, cli: Path) -> None:
         events = stream.events()
         next(events)
         plain = pool.submit(proxy.chat, "stubborn")
-        wait_until(lambda: len(alive(cli)) == 3, 10, "the second CLI did not start")
+        wait_until(lambda: len(alive(cli)) == 3, "the second CLI did not start")
         assert proxy.stop() == 0
         assert list(events)[-1]["error"]["code"] == "draining"
         assert (plain.result().status, plain.result().code) == (503, "draining")

@@ -21,7 +21,8 @@ import pytest
 
 from claude_proxy import tree
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import Answer, Proxy, messages_api, running, wait_until
+from tests.support.claude_proxy_process import Answer, Proxy, messages_api, running
+from tests.support.service import wait_until
 
 KEY = "sk-of-this-test"
 PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -161,8 +162,8 @@ def detonate(bombs: Path) -> Detonate:
 
 
 def nothing_left(proxy: Proxy) -> None:
-    wait_until(lambda: proxy.descendants() == {}, 3, "something is left of the request")
-    wait_until(lambda: proxy.folders() == [], 3, "the request's folder is still there")
+    wait_until(lambda: proxy.descendants() == {}, "something is left of the request")
+    wait_until(lambda: proxy.folders() == [], "the request's folder is still there")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.claude_proxy_process import Proxy, messages_api, running, said, wait_until
+from tests.support.claude_proxy_process import Proxy, messages_api, running, said
+from tests.support.service import wait_until
 
 pytestmark = pytest.mark.cli
 
@@ -222,7 +223,7 @@ def conversations(proxy: Proxy, api: int, ahead: int) -> list[dict[str, Any]]:
     found = []
     for model in ("sonnet", "opus", "claude-any-model-1"):
         for system in ([], [{"role": "system", "content": "Speak like a lighthouse."}]):
-            wait_until(lambda: proxy.metric("claude_proxy_cli_ahead ") == ahead, 20, "no CLI waits")
+            wait_until(lambda: proxy.metric("claude_proxy_cli_ahead ") == ahead, "no CLI waits", 20)
             messages = [*system, {"role": "user", "content": f"hello {model}"}]
             assert proxy.chat("", model=model, messages=messages).text == f"echo: hello {model}"
             found.append(asked(api)["body"])
@@ -239,5 +240,5 @@ def test_a_client_that_leaves_ends_the_cli(proxy: Proxy) -> None:
     next(stream.events())
     assert len(proxy.descendants()) >= 2  # the keeper and the CLI
     stream.close()
-    wait_until(lambda: proxy.descendants() == {}, 2, "the CLI still runs")
-    wait_until(lambda: proxy.folders() == [], 2, "the request's folder is still there")
+    wait_until(lambda: proxy.descendants() == {}, "the CLI still runs")
+    wait_until(lambda: proxy.folders() == [], "the request's folder is still there")

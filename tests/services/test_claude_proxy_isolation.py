@@ -10,7 +10,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, running, wait_until
+from tests.support.claude_proxy_process import SECRET, Proxy, Start, alive, gone, running
+from tests.support.service import wait_until
 
 # Answers in no time, so that a thousand calls take seconds. It leaves a child of its own behind each time.
 QUICK = """#!/bin/sh
@@ -103,14 +104,14 @@ def test_sockets_without_a_name_in_the_file_system_stay_outside(proxy: Proxy) ->
 def test_what_left_its_session_ends_with_the_answer(proxy: Proxy, cli: Path) -> None:
     assert proxy.chat("orphan").text == "I am not alone"
     gone(cli)
-    wait_until(lambda: proxy.descendants() == {}, 2, "a keeper is still there")
+    wait_until(lambda: proxy.descendants() == {}, "a keeper is still there")
 
 
 def test_what_left_its_session_ends_with_the_client_and_at_the_deadline(start: Start, cli: Path) -> None:
     with start(CLAUDE_PROXY_DEADLINE="5") as proxy:
         stream = proxy.open_stream("escape")
         next(stream.events())
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and what escaped from it did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and what escaped from it did not start")
         stream.close()
         gone(cli, 2.5)
         assert proxy.chat("escape").code == "deadline_exceeded"
@@ -121,7 +122,7 @@ def test_nothing_outlives_a_proxy_that_was_killed(start: Start, cli: Path) -> No
     with start() as proxy:
         stream = proxy.open_stream("escape")
         next(stream.events())
-        wait_until(lambda: len(alive(cli)) == 2, 10, "the CLI and what escaped from it did not start")
+        wait_until(lambda: len(alive(cli)) == 2, "the CLI and what escaped from it did not start")
         proxy.process.kill()
         proxy.process.wait(10)
         gone(cli)
@@ -147,10 +148,10 @@ def test_a_thousand_calls_leave_no_process_and_no_folder(tmp_path: Path) -> None
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             texts = set(pool.map(lambda number: proxy.chat(f"call {number}").text, range(1000)))
         assert texts == {"done"}
-        wait_until(lambda: proxy.descendants() == {}, 2, "something is left of the calls")
-        wait_until(lambda: proxy.folders() == [], 2, "a request's folder is still there")
+        wait_until(lambda: proxy.descendants() == {}, "something is left of the calls")
+        wait_until(lambda: proxy.folders() == [], "a request's folder is still there")
         sample = 'claude_proxy_requests_total{model="sonnet",outcome="ok"}'
-        wait_until(lambda: proxy.metric(sample) == 1000, 2, "not every call counts as one that went well")
+        wait_until(lambda: proxy.metric(sample) == 1000, "not every call counts as one that went well")
 
 
 def test_the_sandbox_is_part_of_readiness(start: Start) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import ROOT, Proxy, question, running, wait_until
+from tests.support.claude_proxy_process import ROOT, Proxy, question, running
+from tests.support.service import wait_until
 
 WORKER, PLAIN = "sk-worker-of-this-test", "sk-plain-of-this-test"
 Start = Callable[..., AbstractContextManager[Proxy]]
@@ -149,7 +150,7 @@ def test_a_session_answers_one_request_at_a_time_and_survives_a_restart(start: S
         assert (busy.status, busy.code) == (409, "session_busy")
         assert proxy.chat("hello", session_id="t").status == 200
         stream.close()
-        wait_until(lambda: proxy.chat("hello", session_id="s").status == 200, 5, "the session did not come free")
+        wait_until(lambda: proxy.chat("hello", session_id="s").status == 200, "the session did not come free")
     with start() as proxy:
         assert proxy.chat("hello", session_id="s").json()["session_turns"] == 4
 
@@ -201,28 +202,28 @@ def test_a_login_folder_is_the_clis_own_and_writable(start: Start, tmp_path: Pat
 def test_figures_of_the_calls(start: Start) -> None:
     with start(CLAUDE_PROXY_DEADLINE="4", CLAUDE_PROXY_MAX_PROCESSES="1", CLAUDE_PROXY_QUEUE="0") as proxy:
         assert proxy.chat("hello").json()["usage"]["cost_usd"] == 0.25
-        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, 2, "the slot does not come free")
+        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, "the slot does not come free")
         stream = proxy.open_stream("hang", model="claude-opus-9")
         next(stream.events())
         assert proxy.metric("claude_proxy_cli_running ") == 1
         assert proxy.chat("hello").status == 429
         list(stream.events())
         stream.close()
-        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, 2, "the slot does not come free")
+        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, "the slot does not come free")
         assert proxy.chat("crash").status == 502
         count = 'claude_proxy_requests_total{{model="{}",outcome="{}"}}'.format
-        wait_until(lambda: proxy.metric(count("sonnet", "failed")) == 1, 2, "the crash does not count")
+        wait_until(lambda: proxy.metric(count("sonnet", "failed")) == 1, "the crash does not count")
         assert proxy.metric(count("sonnet", "ok")) == 1
         assert proxy.metric(count("sonnet", "refused")) == 1
         assert proxy.metric(count("full-name", "deadline")) == 1
         assert proxy.metric('claude_proxy_cost_usd_total{model="sonnet"}') == 0.25
         assert proxy.metric('claude_proxy_tokens_total{kind="input",model="sonnet"}') == 3
         assert proxy.metric('claude_proxy_first_token_seconds_count{model="sonnet",start="cold"}') == 1
-        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, 2, "the slot does not come free")
+        wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, "the slot does not come free")
         stream = proxy.open_stream("hang")
         next(stream.events())
         stream.close()
-        wait_until(lambda: proxy.metric(count("sonnet", "disconnected")) == 1, 3, "who left does not count")
+        wait_until(lambda: proxy.metric(count("sonnet", "disconnected")) == 1, "who left does not count")
 
 
 def waiting(proxy: Proxy) -> bool:
@@ -233,7 +234,7 @@ def test_a_cli_that_was_started_ahead_serves_one_request(start: Start) -> None:
     with start(CLAUDE_PROXY_PRESTART="1") as proxy:
         seen = []
         for number in range(3):
-            wait_until(lambda: waiting(proxy), 5, "no CLI waits")
+            wait_until(lambda: waiting(proxy), "no CLI waits")
             (ready,) = proxy.folders()
             seen.append(described(proxy, model="opus", messages=told(f"rule {number}")))
             assert str(ready) in seen[-1]["cwd"]
@@ -251,7 +252,7 @@ def told(system: str) -> list[dict[str, str]]:
 
 def test_what_a_cli_has_to_know_at_its_start_takes_a_new_one(start: Start) -> None:
     with start(CLAUDE_PROXY_PRESTART="1") as proxy:
-        wait_until(lambda: waiting(proxy), 5, "no CLI waits")
+        wait_until(lambda: waiting(proxy), "no CLI waits")
         assert described(proxy, max_tokens=5)["env"]["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "5"
         assert waiting(proxy)
         assert proxy.metric('claude_proxy_cli_starts_total{start="cold"}') == 1
@@ -259,12 +260,12 @@ def test_what_a_cli_has_to_know_at_its_start_takes_a_new_one(start: Start) -> No
 
 def test_one_that_ended_while_it_waited_is_not_taken(start: Start) -> None:
     with start(CLAUDE_PROXY_PRESTART="1") as proxy:
-        wait_until(lambda: waiting(proxy), 5, "no CLI waits")
+        wait_until(lambda: waiting(proxy), "no CLI waits")
         (keeper,) = [pid for pid in proxy.descendants() if children(pid)]
         os.kill(children(keeper)[0], signal.SIGKILL)
-        wait_until(lambda: proxy.descendants() == {}, 5, "the keeper does not end")
+        wait_until(lambda: proxy.descendants() == {}, "the keeper does not end")
         assert described(proxy)["controls"] == []
-        wait_until(lambda: waiting(proxy) and len(proxy.folders()) == 1, 5, "nothing took its place")
+        wait_until(lambda: waiting(proxy) and len(proxy.folders()) == 1, "nothing took its place")
 
 
 def children(pid: int) -> list[int]:
@@ -273,19 +274,19 @@ def children(pid: int) -> list[int]:
 
 def test_one_that_waited_too_long_is_replaced(start: Start) -> None:
     with start(CLAUDE_PROXY_PRESTART="1", CLAUDE_PROXY_PRESTART_SECONDS="1") as proxy:
-        wait_until(lambda: waiting(proxy), 5, "no CLI waits")
+        wait_until(lambda: waiting(proxy), "no CLI waits")
         (before,) = proxy.folders()
-        wait_until(lambda: before not in proxy.folders(), 5, "the old one stays")
-        wait_until(lambda: waiting(proxy), 5, "nothing took its place")
+        wait_until(lambda: before not in proxy.folders(), "the old one stays")
+        wait_until(lambda: waiting(proxy), "nothing took its place")
         assert proxy.chat("hello").status == 200
 
 
 def test_the_end_leaves_no_cli_that_was_started_ahead(start: Start) -> None:
     with start(CLAUDE_PROXY_PRESTART="2") as proxy:
-        wait_until(lambda: proxy.metric("claude_proxy_cli_ahead ") == 2, 5, "no CLIs wait")
+        wait_until(lambda: proxy.metric("claude_proxy_cli_ahead ") == 2, "no CLIs wait")
         processes = proxy.descendants()
         assert len(processes) == 4
         assert proxy.stop() == 0
         # Whose parent ended first are killed, and wait for another parent to take note.
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 5, "a CLI is left")
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), "a CLI is left")
         assert list(proxy.workspace.iterdir()) == []

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.support.claude_cli_double import install
-from tests.support.claude_proxy_process import ROOT, Proxy, alive, running, wait_until
+from tests.support.claude_proxy_process import ROOT, Proxy, alive, running
+from tests.support.service import wait_until
 
 PROBE = ROOT / "tests/support/sandbox_probe.py"
 PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -136,7 +137,7 @@ def test_tcp_has_no_second_way_out(proxy: Proxy) -> None:
 
 def test_a_folder_that_resists_is_removed_with_its_request(proxy: Proxy) -> None:
     assert inside(proxy, ("bury", "grave")) == ["done"]
-    wait_until(lambda: proxy.folders() == [], 5, "the request's folder is still there")
+    wait_until(lambda: proxy.folders() == [], "the request's folder is still there")
     assert proxy.chat("hello").status == 200
 
 
@@ -148,7 +149,7 @@ def test_a_folder_that_resists_is_swept_by_the_next_start(start: Start, cli: Pat
         proxy.process.kill()
         proxy.process.wait(10)
         stream.close()
-        wait_until(lambda: not alive(cli), 2, "the CLI is still running")
+        wait_until(lambda: not alive(cli), "the CLI is still running")
     assert outside(("bury", left / "work/grave")) == ["done"]
     with start() as proxy:
         assert not left.parent.exists()
@@ -162,18 +163,18 @@ def test_what_a_killed_keeper_watched_over_ends_too(proxy: Proxy, cli: Path) -> 
     spared = set(proxy.descendants())
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(proxy.chat, "escape")
-        wait_until(lambda: len(set(alive(cli)) - spared) == 2, 10, "the CLI and what escaped from it did not start")
+        wait_until(lambda: len(set(alive(cli)) - spared) == 2, "the CLI and what escaped from it did not start")
         doomed = set(alive(cli)) - spared
         (keeper,) = [pid for pid in children(proxy.launcher()) if pid not in spared]
         os.kill(keeper, signal.SIGKILL)
-        wait_until(lambda: not doomed & set(alive(cli)), 2, "something outlived its keeper")
+        wait_until(lambda: not doomed & set(alive(cli)), "something outlived its keeper")
         assert (answer.result().status, answer.result().code) == (502, "claude_cli_crashed")
     assert "signal 9" in answer.result().json()["error"]["message"]
     assert answer.result().headers["x-should-retry"] == "false"
     assert list(events)[-1] == "[DONE]"
     other.close()
     assert proxy.chat("hello").text == "you said hello"
-    wait_until(lambda: proxy.descendants() == {}, 2, "something is left, if only as a zombie")
+    wait_until(lambda: proxy.descendants() == {}, "something is left, if only as a zombie")
 
 
 def test_what_has_tools_goes_first_when_memory_ends(start: Start, tmp_path: Path) -> None:

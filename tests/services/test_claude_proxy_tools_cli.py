@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.claude_proxy_process import ROOT, Proxy, messages_api, running, said, wait_until
+from tests.support.claude_proxy_process import ROOT, Proxy, messages_api, running, said
+from tests.support.service import wait_until
 
 pytestmark = pytest.mark.cli
 
@@ -98,7 +99,7 @@ def test_tools_work_in_the_requests_folder_and_nowhere_else(proxy: Proxy) -> Non
 
 def test_a_tool_that_goes_on_in_the_background_ends_with_the_answer(proxy: Proxy) -> None:
     used(proxy, "Bash", command="setsid nohup sleep 600 >/dev/null 2>&1 & echo started")
-    wait_until(lambda: proxy.descendants() == {}, 2, "what the tool started is still there")
+    wait_until(lambda: proxy.descendants() == {}, "what the tool started is still there")
 
 
 def test_a_stream_with_a_tool_is_one_text(proxy: Proxy) -> None:

@@ -67,9 +67,9 @@ def test_a_saved_line_is_served_while_a_stream_stays_open(copy: Path) -> None:
         assert b"echo: " in stream.readline()
         for number in range(3):
             save(copy, f'"object": "list{number}"')
-            wait_until(lambda number=number: version(service) == f"list{number}", f"version {number}", 5)
+            wait_until(lambda number=number: version(service) == f"list{number}", f"version {number}")
         stream.close()
-        wait_until(lambda: service.output.count('"message":"stopped"') == 3, "the end of the old workers", 5)
+        wait_until(lambda: service.output.count('"message":"stopped"') == 3, "the end of the old workers")
         assert service.stop() == 0
 
 
@@ -78,7 +78,7 @@ def test_the_open_stream_runs_to_its_end(copy: Path) -> None:
         stream = service.open("POST", "/v1/chat/completions", _body(chunks=60, gap=0.02))
         assert b"echo: " in stream.readline()
         save(copy, '"object": "other"')
-        wait_until(lambda: version(service) == "other", "the new version", 5)
+        wait_until(lambda: version(service) == "other", "the new version")
         rest = stream.read()
         assert rest.count(b"data: ") == 59 + 2
         assert rest.endswith(b"data: [DONE]\n\n")
@@ -98,7 +98,7 @@ def test_no_request_is_refused_during_handovers(copy: Path) -> None:
         try:
             for number in range(4):
                 save(copy, f'"object": "list{number}"')
-                wait_until(lambda number=number: f"list{number}" == version(service), f"version {number}", 5)
+                wait_until(lambda number=number: f"list{number}" == version(service), f"version {number}")
         finally:
             done.set()
             asker.join()
@@ -108,21 +108,21 @@ def test_no_request_is_refused_during_handovers(copy: Path) -> None:
 def test_a_syntax_error_keeps_the_old_code_until_it_is_mended(copy: Path) -> None:
     with serving(copy) as service:
         save(copy, '"object": "list')
-        wait_until(lambda: service.find("the code before goes on serving"), "the report of the fault", 5)
+        wait_until(lambda: service.find("the code before goes on serving"), "the report of the fault")
         assert "SyntaxError" in service.output
         assert version(service) == "list"
         save(copy, '"object": "mended"')
-        wait_until(lambda: version(service) == "mended", "the mended version", 5)
+        wait_until(lambda: version(service) == "mended", "the mended version")
 
 
 def test_a_change_of_the_shared_package_and_of_the_models_is_served_too(copy: Path) -> None:
     with serving(copy) as service:
         errors = copy / "src" / "serving" / "errors.py"
         errors.write_text(errors.read_text().replace("there is no such path", "nothing is here"))
-        wait_until(lambda: "nothing is here" in str(service.get("/nope")[1]), "the new message", 5)
+        wait_until(lambda: "nothing is here" in str(service.get("/nope")[1]), "the new message")
         models = copy / "config" / "models.toml"
         models.write_text(models.read_text().replace("d/*", "new/*"))
-        wait_until(lambda: service.post("/v1/chat/completions", chat("new/x"))[0] == 200, "the new model", 5)
+        wait_until(lambda: service.post("/v1/chat/completions", chat("new/x"))[0] == 200, "the new model")
 
 
 def test_wrong_settings_at_the_start_end_it_with_their_faults(copy: Path) -> None:
@@ -136,7 +136,7 @@ def test_wrong_settings_at_the_start_end_it_with_their_faults(copy: Path) -> Non
 def test_a_worker_that_dies_is_replaced(copy: Path) -> None:
     with serving(copy) as service:
         os.kill(_worker(service), signal.SIGKILL)
-        wait_until(lambda: service.output.count('"message":"ready"') == 2, "another worker", 5)
+        wait_until(lambda: service.output.count('"message":"ready"') == 2, "another worker")
         assert version(service) == "list"
 
 
@@ -144,8 +144,8 @@ def test_workers_end_when_their_supervisor_is_killed(copy: Path) -> None:
     with serving(copy) as service:
         worker = _worker(service)
         service.stop(signal.SIGKILL)
-        wait_until(lambda: not _alive(worker), "the end of the worker", 5)
-        wait_until(lambda: not _children_in(copy), "the end of everything in this folder", 5)
+        wait_until(lambda: not _alive(worker), "the end of the worker")
+        wait_until(lambda: not _children_in(copy), "the end of everything in this folder")
 
 
 def test_ctrl_c_ends_it_at_once(copy: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_debugger_follows_the_newest_worker(copy: Path) -> None:
         stream = service.open("POST", "/v1/chat/completions", _body(chunks=200, gap=0.02))
         assert b"echo: " in stream.readline()
         save(copy, '"object": "debugged"')
-        wait_until(lambda: version(service) == "debugged", "the new version", 5)
+        wait_until(lambda: version(service) == "debugged", "the new version")
         wait_until(lambda: service.output.count("debugger listens") == 2, "the debugger of the new worker", 10)
         assert b"Content-Length: " in _greet(port)
         assert b"data: " in stream.read(200)
@@ -189,7 +189,7 @@ def test_where_there_is_no_debugger_the_service_says_so_and_goes_on(copy: Path) 
             )
             if more:
                 save(copy, '"object": "new"')
-                wait_until(lambda service=service: version(service) == "new", "the new version", 5)
+                wait_until(lambda service=service: version(service) == "new", "the new version")
             assert service.stop() == 0
 
 

@@ -9,26 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.service import wait_until
+
 ROOT = Path(__file__).parents[2]
 DOUBLE = Path(__file__).with_name("messages_api.py")
-
-
-def wait_until(condition: Callable[[], Any], seconds: float, message: str) -> Any:
-    """Return the condition's first true value; fail with the message after so many seconds."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            fault = f"after {seconds:g} s: {message}"
-            raise AssertionError(fault)
-        time.sleep(0.01)
-    return value
 
 
 @dataclass
@@ -182,7 +172,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
                 return int(json.loads(line)["address"].rpartition(":")[2])
         return 0
 
-    return int(wait_until(ready, 20, "the proxy did not become ready"))
+    return int(wait_until(ready, "the proxy did not become ready", 20))
 
 
 @contextmanager
@@ -212,6 +202,6 @@ def alive(cli: Path) -> list[int]:
     return found
 
 
-def gone(cli: Path, seconds: float = 2.0) -> None:
+def gone(cli: Path, seconds: float = 10.0) -> None:
     """Fail unless nothing that came of the double is left in time."""
-    wait_until(lambda: not alive(cli), seconds, f"still running: {alive(cli)}")
+    wait_until(lambda: not alive(cli), f"still running: {alive(cli)}", seconds)

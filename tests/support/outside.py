@@ -76,7 +76,7 @@ def outside() -> Iterator[Outside]:
         for address in (world.address, METADATA, world.address6):
             route = _ip("route", "get", address)
             assert f" dev {world.interface} " in route, f"{address} would leave this machine: {route}"
-        wait_until(lambda: world.heard() == [], "the world outside", 5)
+        wait_until(lambda: world.heard() == [], "the world outside")
         yield world
     wait_until(lambda: not Path("/sys/class/net", world.interface).exists(), "the end of the world outside", 10)
 

@@ -21,7 +21,7 @@ START_SECONDS = 20.0
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """Return the first true value of `condition`; fail with `what` when it does not come in time.
+    """Return the first true value of `condition`; fail with `what`, awaited or wrong until then, when it does not come in time.
 
     To ask may cost a process, and others wait for the cores: most of the time is left to them.
     """
@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -
         if value:
             return value
         if time.monotonic() > end:
-            msg = f"waited {seconds:g} s in vain for: {what}"
+            msg = f"waited {seconds:g} s: {what}"
             raise AssertionError(msg)
         time.sleep(min(1.0, max(0.01, 2 * (time.monotonic() - begun))))
 

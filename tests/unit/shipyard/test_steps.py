@@ -46,8 +46,10 @@ def test_an_image_is_tested_on_those_platforms_that_it_has(monkeypatch: pytest.M
         return Artifact("api", target, "localhost/api", target, f"sha256:{target}", Path(), parts)
 
     asked: list[tuple[str, dict[str, str]]] = []
+    forgotten: list[str] = []
     monkeypatch.setattr(test.images, "native", lambda engine: "linux/amd64")
     monkeypatch.setattr(test.loading, "load", lambda engine, each, platform="": f"{each.tag} {platform}".strip())
+    monkeypatch.setattr(test.loading, "unload", lambda engine, references: forgotten.extend(references))
     monkeypatch.setattr(test, "emulated", lambda platform: True)
     monkeypatch.setattr(test, "_pytest", lambda _, given, platform: asked.append((platform, given)) or "1 passed")
     artifacts = (artifact("prod", "linux/amd64", "linux/arm64"), artifact("cuda", "linux/amd64"))
@@ -56,6 +58,7 @@ def test_an_image_is_tested_on_those_platforms_that_it_has(monkeypatch: pytest.M
         ("linux/amd64", {"api-prod": "prod", "api-cuda": "cuda"}),
         ("linux/arm64", {"api-prod": "prod linux/arm64"}),
     ]
+    assert forgotten == ["prod", "cuda", "prod linux/arm64"]
 
 
 @pytest.mark.parametrize(
