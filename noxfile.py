@@ -33,7 +33,7 @@ OVERLAYS = ("host", "hybrid", "dev", "dev+login", "prod")
 ADD_ONS = ("gpu", "granger", "monitoring")
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane3"])
 def lint(session: nox.Session) -> None:
     """Style of Python, Dockerfiles and shell scripts; every overlay parses by itself, production keeps its policy."""
     session.run("ruff", "check", ".")
@@ -55,7 +55,7 @@ def lint(session: nox.Session) -> None:
         session.run("invoke", "config", "--overlay", "prod+gpu", silent=True, env=with_gpu)
 
 
-@nox.session(tags=["lane1"])
+@nox.session(tags=["lane3"])
 def types(session: nox.Session) -> None:
     """Types of the toolkit and the services, strict."""
     session.run("mypy")
