@@ -58,7 +58,7 @@ def unload(engine: Engine, references: Iterable[str]) -> None:
     client = docker.DockerClient(base_url=engine.host)
     try:
         for each in references:
-            with suppress(APIError):
+            with suppress(APIError, OSError):  # an engine that went away is told by whoever needs it next
                 client.api.remove_image(each)
     finally:
         client.close()

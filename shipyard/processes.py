@@ -16,7 +16,7 @@ def started(pid: int) -> int | None:
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # one that was started by this very process would stay a zombie
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if state in "ZX" and int(fields[16]) <= 1 else int(fields[18])

@@ -100,7 +100,7 @@ def _peer(connection: socket.socket) -> str:
     if not pid:
         return "a process of another container"
     try:
-        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()})"
     except OSError:
         return f"process {pid}"
 

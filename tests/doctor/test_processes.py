@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shipyard import run
+from shipyard import processes, run
 from shipyard.errors import CommandFailed, ToolMissing
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
@@ -75,3 +75,14 @@ def test_a_path_of_the_child_s_own_counts(tmp_path: Path) -> None:
     (tmp_path / "only-here").write_text("#!/bin/sh\necho $1\n")
     (tmp_path / "only-here").chmod(0o755)
     assert run.run(["only-here", "--help"], env={"PATH": str(tmp_path)}).stdout == "--help\n"
+
+
+def test_any_name_of_a_process_is_read() -> None:
+    """Of one that got a number which a process of ours once had."""
+    code = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) (\\xfe'); print(flush=True); sys.stdin.read()"
+    process = python(code, stdin=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    assert processes.started(process.pid)
+    process.communicate()
+    assert processes.started(process.pid) is None

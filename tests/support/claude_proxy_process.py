@@ -97,7 +97,7 @@ def _processes() -> dict[int, tuple[int, str]]:
     found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            fields = status.read_text().rpartition(")")[2].split()
+            fields = status.read_text("utf-8", "replace").rpartition(")")[2].split()
             found[int(status.parent.name)] = (int(fields[1]), fields[0])
     return found
 

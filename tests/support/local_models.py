@@ -109,7 +109,7 @@ def servers(pid: int) -> Iterator[tuple[int, list[str]]]:
 def lives(pid: int) -> bool:
     """Whether the process runs; one that has ended and was not waited for does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
