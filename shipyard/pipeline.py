@@ -91,8 +91,8 @@ def _take(world: World, step: Step, number: str, settled: str) -> None:
 @contextmanager
 def _journaled(world: World, step: Step) -> Iterator[dict[str, Any]]:
     facts: dict[str, Any] = {}
-    world.journal.write(step.name, "begun")
     try:
+        world.journal.write(step.name, "begun")
         yield facts
     except BaseException as failed:
         _failed(world, step, failed)
