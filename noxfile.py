@@ -174,6 +174,12 @@ def repro(session: nox.Session) -> None:
 
 
 @nox.session
+def long(session: nox.Session) -> None:
+    """Checks that repeat one thing very often or under a heavy load: minutes, so `.ci/run` runs them after ./scripts/nox."""
+    session.run("pytest", "tests/long", *session.posargs)
+
+
+@nox.session
 def cuda(session: nox.Session) -> None:
     """The targets cuda for one GPU architecture, and what holds of them without a GPU. Compiles for longer than 15 minutes
     where the build cache has nothing of it, so it is not part of the default run.
