@@ -8,16 +8,17 @@ from collections.abc import Collection
 from claude_proxy import failures, grants
 from claude_proxy.answers import Plain, Stream
 from claude_proxy.calls import Calls
-from claude_proxy.conversation import Ask, translate
+from claude_proxy.conversation import CONFIGURING, UNDERSTOOD, UNSUPPORTED, Ask, translate
 from claude_proxy.events import Event
 from claude_proxy.metrics import Figures
 from serving import body
 from serving.asgi import Receive, Scope, Send, notes
 from serving.errors import ApiError
 from serving.keys_file import Key
+from serving.strict_json import Names
 
-LARGE = 256 * 1024
-"""From how many bytes on a body is read in a thread, so that nobody else waits for it."""
+NAMES = Names(UNDERSTOOD | CONFIGURING | UNSUPPORTED)
+"""The members that the service acts on, and be it to refuse them: another spelling is refused."""
 
 
 class Chat:
@@ -31,8 +32,9 @@ class Chat:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises ApiError as long as nothing of the answer was sent, and ClientGone before."""
-        raw = await body.read(scope, receive, self._max_body)
-        ask = await asyncio.to_thread(_ask, raw) if len(raw) > LARGE else _ask(raw)
+        asked = await body.document(scope, receive, self._max_body, NAMES)
+        large = len(asked.text) > body.LARGE_BYTES
+        ask = await asyncio.to_thread(translate, asked.members) if large else translate(asked.members)
         key: Key = notes(scope)["grant"]
         grants.check_model(key, ask.model)
         granted = grants.narrowed(grants.grant(key, self._servers), scope)
@@ -77,10 +79,6 @@ class Chat:
             raise
         finally:
             observed.end(outcome)
-
-
-def _ask(raw: bytes) -> Ask:
-    return translate(body.parse(raw))
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -33,6 +33,8 @@ CONFIGURING = frozenset(
     | {"mcp", "mcpConfig", "mcpServers", "mcp_config", "permission_mode", "permissions", "plugins", "settings"}
 )
 """Fields by which relatives of this service let a request configure the CLI, or even start programs; never here."""
+UNSUPPORTED = frozenset({"tools", "functions", "stop", "logprobs", "response_format"})
+"""Fields that are refused, because they would change the answer if they were left out."""
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SYSTEM_ROLES = ("system", "developer")
 SILENT = frozenset({"user", "metadata", "store", "service_tier", "parallel_tool_calls", "tool_choice", "logprobs"})
