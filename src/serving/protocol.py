@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving import framing
 from serving.errors import ApiError
 from serving.joined import JoinedWrites
 from serving.options import MAX_CONNECTIONS, REQUEST_SECONDS
@@ -63,6 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.made = self._since = self._begun = self._stalled_since = self.loop.time()
         self._waiting_bytes = 0
         self._unused_bytes = 0
+        self._head_is_whole = False
         self._last_scope: Any = None
         self._refusal: ApiError | None = None
         self._refused = False
@@ -85,13 +87,30 @@ class BoundedProtocol(HttpToolsProtocol):
         if (self._unused_bytes > HEAD_BYTES or (self.headers and len(self.headers) > HEADERS)) and not self._refused:
             self._refuse(TOO_LARGE)
 
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._head_is_whole = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one after the body is refused, for it would count as one of the head."""
+        if self._head_is_whole:
+            self._give_up("Headers after the body (trailers) are not taken.")
+        super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """Take the length of a chunk; what else stands on its line is counted like a head."""
+        self._unused_bytes -= framing.CHUNK_BYTES
+
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large."""
         # Bytes that came together with the head may be of its body: only then is the head measured by itself.
         if len(self.headers) > HEADERS or (self._unused_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
-            self._refusal = TOO_LARGE
-            msg = "headers too large"
-            raise ValueError(msg)  # the parser gives up, and uvicorn calls send_400_response
+            self._give_up(TOO_LARGE)
+        upgrades = self.parser.should_upgrade()
+        if told := framing.fault(self.parser.get_http_version(), self.url, self.headers, upgrades):
+            self._give_up(told)
+        self._head_is_whole = True
         super().on_headers_complete()
         # An answer that comes before the end of the body must not close the connection: with unread bytes that would be
         # a reset, and whoever still sends, a balancer too, might never see the answer.
@@ -100,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body: the client makes progress."""
-        self._unused_bytes = 0
+        self._unused_bytes = max(0, self._unused_bytes - len(body))
         if not self.cycle.response_complete:
             # The rest of a body whose answer is already there only has the time of a head.
             self._since = self.loop.time()
@@ -114,6 +133,11 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self.transport.close()
         super().on_message_complete()
+
+    def _give_up(self, why: str | ApiError) -> NoReturn:
+        """Refuse the request from within the parser: it gives up then, and uvicorn calls send_400_response."""
+        self._refusal = ApiError(400, why, code="invalid_http") if isinstance(why, str) else why
+        raise ValueError(self._refusal.message)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser did not understand, or what was found too large while it parsed."""

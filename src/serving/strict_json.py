@@ -79,7 +79,8 @@ class Names:
                 what = f'The member "{name[:SHOWN]}" differs from "{other[:SHOWN]}" in its spelling only'
                 msg = f"{what}; leave it out, or write it the same way."
                 raise StrictJsonError(msg, name[:SHOWN])
-            seen[folded] = name
+            if folded:  # of names without a letter or digit nothing is left to compare
+                seen[folded] = name
 
 
 ANY = Names(())

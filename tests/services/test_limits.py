@@ -153,11 +153,20 @@ def test_who_still_sends_gets_the_answer_that_comes_early(tmp_path: Path) -> Non
         assert answer(connection)[0] == 401
 
 
-def test_trailers_have_a_limit_too(service: Service) -> None:
+@pytest.mark.parametrize("extension", [b";" + b"x" * 70_000, b";" + b"x" * 4000], ids=["one", "many"])
+def test_what_stands_beside_the_lengths_of_chunks_has_a_limit(service: Service, extension: bytes) -> None:
     with connected(service) as connection:
-        connection.sendall(b"POST /v1/size HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
-        connection.sendall(b"".join(b"x-%d: 1\r\n" % number for number in range(200)))
+        connection.sendall(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):  # it stops reading when it has seen enough
+            connection.sendall((b"1" + extension + b"\r\nx\r\n") * 40)
         assert answer(connection)[0] == 431
+
+
+def test_many_small_chunks_are_no_large_head(service: Service) -> None:
+    with connected(service) as connection:
+        connection.sendall(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection.sendall(b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        wait_until(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"\r\n\r\n100000"), "the answer")
 
 
 def test_malformed_http_is_an_openai_error(service: Service) -> None:

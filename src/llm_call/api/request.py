@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -19,6 +20,10 @@ NAMES = Names(
     | {"session_id", "claude_tools", "mcp_servers"}
 )
 """The members that the gateway acts on, or that the Claude proxy does behind it: another spelling is refused."""
+
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""What no name of a model holds; some servers read no further than to the NUL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def parse(raw: bytes, wire: Wire) -> Asked:
 def _asked(document: Document, wire: Wire) -> Asked:
     fields, text = document.members, document.text
     model = fields.get("model")
-    if not isinstance(model, str) or not model or not model.isprintable():
+    if not isinstance(model, str) or not model or CONTROL.search(model):
         reject("model", "is the name of a model, see GET /v1/models")
     if wire == "embeddings":
         if not isinstance(fields.get("input"), str | list) or not fields["input"]:
