@@ -60,12 +60,8 @@ TWICE = ("authorization", "content-type", "content-encoding", "x-api-key", "x-re
 
 TABLE = (
     Row("HTTP/1.1 without `Host`", 400, 400, {"no host": post(LENGTH, host=b"")}),
-    Row(
-        "`Host` twice",
-        400,
-        400,
-        {"two hosts": post(LENGTH, b"host: y"), "the same host twice": post(LENGTH, b"Host: x")},
-    ),
+    Row("`Host` twice, different", 400, 400, {"two hosts": post(LENGTH, b"host: y")}),
+    Row("`Host` twice, the same", 400, 0, {"the same host twice": post(LENGTH, b"Host: x")}),
     Row(
         "`Host` that is empty, a list, or has a user's name",
         400,
@@ -112,7 +108,6 @@ TABLE = (
             **{
                 f"coding {text}": coding(text.encode())
                 for text in (
-                    "gzip, chunked",
                     "xchunked",
                     "identity",
                     "chunked;q=1",
@@ -125,6 +120,7 @@ TABLE = (
             "coding with a control character": coding(b"\x0bchunked"),
         },
     ),
+    Row("`Transfer-Encoding: gzip, chunked`", 400, 422, {"another coding before": coding(b"gzip, chunked")}),
     Row("`Transfer-Encoding: Chunked`, in other letters", 400, 0, {"coding in capitals": coding(b"Chunked")}),
     Row("`Transfer-Encoding` in HTTP/1.0", 400, 400, {"chunked 1.0": version(b"HTTP/1.0", CHUNKED, body=CHUNKS)}),
     Row(
@@ -146,15 +142,16 @@ TABLE = (
             "chunk too long": chunks(b"5\r\n1234567\r\n0\r\n\r\n"),
             "overflow": chunks(b"10000000000000005\r\n12345\r\n0\r\n\r\n"),
             "underscore": chunks(b"0_5\r\n12345\r\n0\r\n\r\n"),
-            "line end in an extension": chunks(b'5;a="\r\n12345\r\n0\r\n\r\n'),
         },
     ),
     Row(
-        "a line folded over two",
+        "an extension of a chunk that does not end on its line",
         400,
-        400,
-        {"fold": post(b"x-a: b\r\n c", LENGTH), "fold of the first": post(b" x-a: b", LENGTH, host=b"")},
+        0,
+        {"line end in an extension": chunks(b'5;a="\r\n12345\r\n0\r\n\r\n')},
     ),
+    Row("a header folded over two lines", 400, 0, {"fold": post(b"x-a: b\r\n c", LENGTH)}),
+    Row("a folded line without a first one", 400, 400, {"fold of the first": post(b" x-a: b", LENGTH, host=b"")}),
     Row(
         "a blank before the colon, or a name of a header that is none",
         400,
@@ -169,14 +166,16 @@ TABLE = (
         },
     ),
     Row(
-        "NUL, CR, LF or another control character in a value",
+        "NUL, CR or LF in a value",
         400,
         400,
-        {
-            "NUL": post(b"x-a: b\0c", LENGTH),
-            "CR": post(b"x-a: b\rc", LENGTH),
-            "bare line ends": b"POST %b HTTP/1.1\nhost: x\ncontent-length: 5\n\n12345" % PATH,
-        },
+        {"NUL": post(b"x-a: b\0c", LENGTH), "CR": post(b"x-a: b\rc", LENGTH)},
+    ),
+    Row(
+        "lines that end with LF alone",
+        400,
+        0,
+        {"bare line ends": b"POST %b HTTP/1.1\nhost: x\ncontent-length: 5\n\n12345" % PATH},
     ),
     Row(
         "a target that names another host, a user, or another scheme",
@@ -206,11 +205,12 @@ TABLE = (
     ),
     Row("`CONNECT`", 400, 405, {"CONNECT": b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n"}),
     Row(
-        "another version of HTTP",
+        "a first line without a well written version of HTTP",
         400,
         400,
-        {text: version(text.encode()) for text in ("HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/1.1 ", "http/1.1")},
+        {text: version(text.encode()) for text in ("HTTP/0.9", "HTTP/1.1 ", "http/1.1", "HTTP/11")},
     ),
+    Row("another version of HTTP", 400, 0, {text: version(text.encode()) for text in ("HTTP/1.2", "HTTP/2.0")}),
     Row(
         "`Upgrade` with `Connection: upgrade`",
         400,
