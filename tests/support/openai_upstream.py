@@ -5,6 +5,7 @@
 Prints `listening on HOST:PORT`. It answers `echo: <last user text>` under the model name it was asked for. A request
 may hold a field `x_double` that makes it misbehave: {"status": 429, "retry_after": 7, "message": "slow down",
 "html": true, "malformed": true, "delay": seconds before the head, "gap": seconds between chunks, "chunks": how many,
+"size": bytes of the answer, or of each chunk,
 "cut": chunks until the connection breaks, "name": "x", "first": 2 (only the first two requests of that name misbehave),
 "model": "m" (only under that name)}; {"tool": true} makes it call the first of the request's `tools`.
 GET /count counts requests, GET /last shows the last one, GET /named how many came by each name.
@@ -105,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(wish["status"], json.dumps({"error": error}).encode(), "application/json", extra)
 
     def _plain(self, body: dict[str, Any], wish: dict[str, Any]) -> None:
-        text = f"echo: {last_text(body)}"
+        text = f"echo: {last_text(body)}" + "x" * wish.get("size", 0)
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
@@ -139,6 +140,7 @@ class Handler(BaseHTTPRequestHandler):
                     self._break()
                     return
                 text = words[number] + " " if number < len(words) else f"{number} "
+                text += "x" * wish.get("size", 0)
                 self._event(json.dumps(chunk(body["model"], {"content": text}, None)))
                 time.sleep(wish.get("gap", 0))
             if wish.get("tool"):
