@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from shipyard import signals
+
 
 def is_terminal() -> bool:
     """Whether stderr is a terminal that a person looks at."""
@@ -17,8 +19,12 @@ def is_terminal() -> bool:
 
 
 def _line(mark: str, text: str) -> None:
-    sys.stderr.write(f"{mark} {text}\n" if mark else f"{text}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{mark} {text}\n" if mark else f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        if not signals.stopping():  # the terminal that sent SIGHUP takes no line any more; clean-up goes on
+            raise
 
 
 def step(text: str) -> None:

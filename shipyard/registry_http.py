@@ -155,7 +155,7 @@ class Wire:
                 raise Passing(reason) from None
 
     def _read(self, method: str, url: str, headers: dict[str, str], body: Any, limit: int) -> Answer:
-        response = self._pool("" if loopback(urlsplit(url).netloc) else proxies.find(url)).request(
+        response = self._pool(proxies.find(url)).request(
             method, url, headers=headers, body=body, preload_content=False, redirect=False, retries=False
         )
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from shipyard import (
     rotation,
     secrets,
     secrets_check,
+    signals,
     variants,
 )
 from shipyard.engine import lock
@@ -39,9 +39,6 @@ COLUMNS = ("service", "state", "health", "image", "ports", "since")
 
 def run(project: Project, engine: Engine, selection: Selection, *, detach: bool, host: bool = False) -> None:
     """Bring the stack up; in the foreground, stream its logs until Ctrl-C and take it down."""
-    if not detach:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
     up(project, engine, selection, host=host)
     if not detach:
         follow(project, engine)
@@ -125,7 +122,8 @@ def follow(project: Project, engine: Engine) -> None:
         for line in logs(project, engine, follow=True):
             console.result(line)
         console.step("the logs have ended")
-    except KeyboardInterrupt:
+    except signals.Stopped:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
+        signals.answered()
         console.step("stopping")
     except StackFailed as failed:
         console.warn(str(failed))
