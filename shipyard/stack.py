@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from shipyard import (
     signals,
     variants,
 )
-from shipyard.engine import lock
+from shipyard.engine import api, lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
@@ -76,9 +76,20 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     if faults := overlays.beyond(engine, config, settings):
         raise ConfigError(faults)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
-    images.build(project, engine, images.Request(references=ours))
+    built = {each.reference: each.digest for each in images.build(project, engine, images.Request(references=ours))}
     with lock(f"starting {selection}", project.state / "lock"):
-        _start(moves.Move(project, engine, selection, docker, config, host))
+        _present(engine, built)
+        found = compose.pins(config, built)
+        docker = compose.client(project, engine, selection, pinned=remembered.pin(project, found))
+        _start(moves.Move(project, engine, selection, docker, compose.with_pins(config, found), host))
+
+
+def _present(engine: Engine, built: Mapping[str, str]) -> None:
+    """Raise StackFailed for images that somebody removed since they were built, before anything stops."""
+    lost = [f"{reference} ({digest})" for reference, digest in built.items() if not api.image(engine.host, digest)]
+    if lost:
+        msg = f"{', '.join(lost)}: removed from {engine.host} since it was built; run the same command again"
+        raise StackFailed(msg)
 
 
 def _start(move: moves.Move) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from shipyard import oci, publishing
 from shipyard.artifacts import Artifact
-from shipyard.errors import AccessDenied, RegistryFailed
+from shipyard.errors import AccessDenied, BuildFailed, RegistryFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
 from tests.support import own_engine, registries
@@ -132,9 +132,27 @@ def test_other_bytes_than_were_tested_are_not_pushed(
     registry: registries.Served, image: Artifact, tmp_path: Path
 ) -> None:
     registries.layout(image.layout, text=b"built again")
-    with pytest.raises(RegistryFailed, match="that was tested; build again"):
+    with pytest.raises(BuildFailed, match="that was tested; something changed it since"):
         pushed(registry.address, image)
     assert registry.writes() == []
+
+
+@pytest.mark.parametrize("change", ["bytes", "shorter", "longer"])
+def test_a_file_that_changed_after_the_tests_is_not_pushed(
+    registry: registries.Served, image: Artifact, change: str
+) -> None:
+    layout = Layout(image.layout)
+    blob = layout.blob(layout.blobs(image.parts[0])[-1].digest)
+    data = blob.read_bytes()
+    blob.write_bytes({"bytes": data[:-1] + b"?", "shorter": data[:-1], "longer": data + b"?"}[change])
+    with pytest.raises(BuildFailed, match="something changed it since it was built and tested"):
+        pushed(registry.address, image)
+    client = Registry(registry.address)
+    assert client.head("tiny", image.digest) is None
+    assert not client.has_blob("tiny", layout.blobs(image.parts[0])[-1].digest)
+    blob.write_bytes(data)
+    pushed(registry.address, image)
+    assert client.head("tiny", image.digest) == image.digest
 
 
 def test_a_manifest_that_was_tampered_with_is_refused(registry: registries.Served, image: Artifact) -> None:

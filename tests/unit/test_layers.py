@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "model_files", "policy_mounts", "policy_rules", "quantities"),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
     ("diagnosis", "diagnosis.*"),
-    ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "socks", "processes", "signals"),
+    ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "socks", "processes", "signals", "owned"),
     ("proxies",),
     ("fatbin", "linking"),
     ("config", "versions", "components"),
