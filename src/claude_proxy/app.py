@@ -61,8 +61,9 @@ def create(health: Health) -> App:
         finally:
             await calls.close()
 
+    chat = Chat(calls, figures, chosen.servers, chosen.max_body, chosen.keep_alive)
     routes = [
-        Route("/v1/chat/completions", Chat(calls, figures, chosen.servers, chosen.max_body), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/models", _models),
         Route("/v1/models/{name:path}", _model),
         *health.routes(),

@@ -24,11 +24,14 @@ NAMES = Names(UNDERSTOOD | CONFIGURING | UNSUPPORTED)
 class Chat:
     """An ASGI endpoint, because it has to notice a client that leaves while the CLI works."""
 
-    def __init__(self, calls: Calls, figures: Figures, servers: Collection[str], max_body: int) -> None:
+    def __init__(
+        self, calls: Calls, figures: Figures, servers: Collection[str], max_body: int, keep_alive: float
+    ) -> None:
         self._calls = calls
         self._figures = figures
         self._servers = servers
         self._max_body = max_body
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises ApiError as long as nothing of the answer was sent, and ClientGone before."""
@@ -40,8 +43,11 @@ class Chat:
         granted = grants.narrowed(grants.grant(key, self._servers), scope)
         ask = grants.apply(ask, granted)
         notes(scope)["log"] = {"model": ask.model, "stream": ask.stream}
-        answer = Stream(ask, send) if ask.stream else Plain(ask, send)
-        work = asyncio.create_task(self._answer(ask, granted.key, answer))
+        with Stream(ask, send, self._keep_alive) if ask.stream else Plain(ask, send) as answer:
+            await self._answered(ask, granted.key, answer, scope, receive)
+
+    async def _answered(self, ask: Ask, key: str, answer: Plain | Stream, scope: Scope, receive: Receive) -> None:
+        work = asyncio.create_task(self._answer(ask, key, answer))
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from claude_proxy import capacity, mcp, sandbox
 from claude_proxy.bounds import Bounds
-from serving import cors
+from serving import cors, event_stream
 from serving.settings import Env, Secret, without_password
 
 PASSED_ON = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
@@ -81,6 +81,7 @@ class Settings:
     sessions: Limits = field(default_factory=Limits)
     retries: int = 2
     max_body: int = 32 * 1024 * 1024
+    keep_alive: float = event_stream.SECONDS
 
 
 def read(env: Env, memory: int | None = None) -> Settings:
@@ -120,6 +121,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
         sessions=_sessions(env),
         retries=env.integer("CLAUDE_PROXY_RETRIES", Settings.retries, minimum=0, maximum=10),
         max_body=env.integer("CLAUDE_PROXY_MAX_BODY", Settings.max_body, minimum=1024),
+        keep_alive=event_stream.seconds(env, "CLAUDE_PROXY"),
     )
     env.finish()
     return settings

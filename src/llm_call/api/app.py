@@ -58,6 +58,7 @@ def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) ->
         cache=_cache(chosen, redis),
         learner=Learner(redis) if chosen.rl_routing else None,
         body_limit=chosen.body_limit,
+        keep_alive=chosen.keep_alive,
     )
     gateway.show_gauges()
     _declare_dependencies(gateway, health, redis)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 
-from llm_call.api.usage import Usage
 from serving.errors import ApiError, internal
 
 log = logging.getLogger("llm_call.flights")
@@ -54,7 +53,6 @@ class Flight:
         self.upstream = ""
         self.kind = ""
         self.kept = False
-        self.usage: Usage | None = None
         self.listeners = 0
         self.task: asyncio.Task[None] | None = None
         self._window = window

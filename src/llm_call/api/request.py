@@ -22,6 +22,7 @@ NAMES = Names(
 """The members that the gateway acts on, or that the Claude proxy does behind it: another spelling is refused."""
 
 
+COUNTED = {"include_usage": True}
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """What no name of a model holds; some servers read no further than to the NUL."""
 
@@ -36,9 +37,30 @@ class Asked:
     model: str
     stream: bool
 
-    def named(self, model: str) -> bytes:
-        """Return the request as JSON under another model name; as it is if the name is the same."""
-        return self.text if model == self.model else encode({**self.body, "model": model})
+    def named(self, model: str, *, counting: bool = False, **more: Any) -> bytes:
+        """Return the request as JSON under another model name; `counting` asks for the usage of a stream, too.
+
+        `more` are further members.
+        """
+        if counting:
+            more["stream_options"] = COUNTED | (self.body.get("stream_options") or {}) | COUNTED
+        if model != self.model:
+            more["model"] = model
+        return encode({**self.body, **more}) if more else self.text
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client itself asks for the usage of a stream."""
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and bool(options.get("include_usage"))
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether this is a stream without usage; what is no such option is left to the upstream to refuse."""
+        if not self.stream or self.wants_usage:
+            return False
+        options = self.body.get("stream_options")
+        return options is None or (isinstance(options, dict) and options.get("include_usage") in (None, False))
 
     @property
     def deterministic(self) -> bool:
