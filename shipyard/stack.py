@@ -50,6 +50,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     Everything that can be checked is, before anything stops. Raises ConfigError, NoGpu, PortInUse or StackFailed; then what
     ran before runs.
     """
+    overlays.possible(engine)
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     written = dotenv.write(project)
