@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from shipyard import signals
+from shipyard import plain_text, signals
 
 
 def is_terminal() -> bool:
@@ -19,8 +19,10 @@ def is_terminal() -> bool:
 
 
 def _line(mark: str, text: str) -> None:
+    """Write a line; whatever it holds of a stranger's, no terminal takes it for a command: see ``plain_text``."""
+    safe = plain_text.lines(text)
     try:
-        sys.stderr.write(f"{mark} {text}\n" if mark else f"{text}\n")
+        sys.stderr.write(f"{mark} {safe}\n" if mark else f"{safe}\n")
         sys.stderr.flush()
     except OSError:
         if not signals.stopping():  # the terminal that sent SIGHUP takes no line any more; clean-up goes on
@@ -55,7 +57,7 @@ def error(text: str) -> None:
 def result(text: str) -> None:
     """A line of the answer itself, on stdout."""
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(plain_text.lines(text) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as in `invoke logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,7 +99,7 @@ def _encodable(value: Any) -> Any:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Left-aligned columns on stdout."""
-    cells = [list(header), *[list(row) for row in rows]]
+    cells = [list(header), *[[plain_text.shown(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
         result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
