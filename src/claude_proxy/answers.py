@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from io import StringIO
 
 import orjson
 
@@ -60,7 +61,7 @@ class Stream:
         self._ask = ask
         self._send = send
         self._answer = wire.Answer(ask.model, ask.include_usage, ask.session)
-        self._sent = ""
+        self._sent = StringIO()
         self._begun = False
         self._spoken = 0.0
 
@@ -68,7 +69,7 @@ class Stream:
         """Take an event of the call."""
         match event:
             case Began(model, restarted):
-                if restarted and self._sent:
+                if restarted and self._sent.tell():
                     raise failures.interrupted()
                 await self._begin(model)
             case Text(text):
@@ -95,14 +96,15 @@ class Stream:
         await self._write(self._answer.opening())
 
     async def _piece(self, text: str) -> None:
-        self._sent += text
+        self._sent.write(text)
         await self._write(self._answer.piece(text))
 
     async def _finish(self, finished: Finished) -> None:
         await self._begin(finished.model)
-        if not finished.text.startswith(self._sent):
+        sent = self._sent.getvalue()
+        if not finished.text.startswith(sent):
             raise failures.interrupted()
-        rest = finished.text[len(self._sent) :]
+        rest = finished.text[len(sent) :]
         if rest:
             await self._piece(rest)
         await self._write(self._answer.closing(finished), more=False)

@@ -44,10 +44,15 @@ def create(health: Health) -> App:
     kernel.hide()
     cli = Cli(chosen)
     calls = Calls(chosen, cli, sandbox)
-    figures = Figures(lambda: calls.slots.taken, lambda: calls.slots.waiting, lambda: len(calls.spares))
+    pool, places = calls.pool, calls.places
+    runners = (lambda: pool.connected) if pool else None
+    figures = Figures(lambda: places.taken, lambda: places.waiting, lambda: len(calls.spares), runners)
     health.add("claude-cli", cli.working, required=True)
     health.add("claude-credential", Login(chosen).usable, required=False)
     health.add("sandbox", sandbox.working, required=sandbox.required)
+    if pool:
+        health.add("runners", pool.working, required=True)
+        health.on_hand_over(pool.hand_over)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

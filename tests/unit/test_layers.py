@@ -18,6 +18,7 @@ TOGETHER = ("engine", "diagnosis", "doctor")
 LAYERS = (
     ("models", "artifacts"),
     ("errors", "model_files", "policy_mounts", "policy_rules", "quantities"),
+    ("policy_runners",),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
     ("diagnosis", "diagnosis.*"),
     ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "proxies", "processes"),
