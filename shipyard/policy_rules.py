@@ -19,7 +19,7 @@ ACCELERATED: Mapping[str, str] = {"ollama": "", "llm-call-api": "-cuda", **dict.
 CAPABILITY, CDI_KIND, GPU_NAME = "gpu", "nvidia.com/gpu", r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
 DEVICES = {"nvidia": re.compile(GPU_NAME), "cdi": re.compile(f"{re.escape(CDI_KIND)}={GPU_NAME}")}
 #: Networks that have neither a way out nor one to the host.
-CLOSED = ("agent", "data")
+CLOSED = ("agent", "data", "runners")
 #: The network of other projects: the only one that is not made by this stack.
 SHARED = "granger-network"
 #: The engine's own networks: being on one of them is being on the host, or beside whatever else runs there.
@@ -30,7 +30,7 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "granger": ("llm-call-network", SHARED),
     "llm-call-api": ("llm-call-network", "data", "agent", "outbound"),
     "claude-proxy": ("agent", "runners"),
-    **dict.fromkeys(RUNNERS, ("agent", "runners")),
+    **dict.fromkeys(RUNNERS, ("runners",)),
     "egress": ("agent", "outbound"),
     "redis": ("data",),
     "redis-exporter": ("data",),

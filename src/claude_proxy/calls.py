@@ -14,6 +14,8 @@ from claude_proxy.cli import Cli
 from claude_proxy.conversation import Ask
 from claude_proxy.events import Event, Finished, Reader, Started, TooMuchKeptError
 from claude_proxy.folders import HISTORY, SERVERS, SYSTEM, Folder
+from claude_proxy.gate.link import Link, NoGate
+from claude_proxy.gate.rights import rights
 from claude_proxy.launch import Launcher
 from claude_proxy.places import Local, Place, Places
 from claude_proxy.pool import Pool, Seat
@@ -41,10 +43,11 @@ Sink = Callable[[Event], Awaitable[None]]
 class Calls:
     """Runs the CLI, at most so many times at once. Made in the factory, started and closed by the event loop."""
 
-    def __init__(self, settings: Settings, cli: Cli, sandbox: Sandbox) -> None:
+    def __init__(self, settings: Settings, cli: Cli, sandbox: Sandbox, gate: Link | NoGate | None = None) -> None:
         self._settings = settings
         self._cli = cli
         self._sandbox = sandbox
+        self._gate = gate or NoGate(settings)
         self._cleanups = Cleanups()
         self._processes = Processes(
             self._cleanups, Launcher(), sandbox.version, settings.bounds, settings.max_processes + settings.prestart
@@ -76,6 +79,7 @@ class Calls:
         """Look at the CLI, and start the first one ahead; where there are runners, once the first is there."""
         self._sandbox.announce()
         await asyncio.to_thread(self._sessions.sweep)
+        await self._gate.start()
         if self.pool:
             self.pool.on_first = self._first
             self.pool.open()
@@ -100,6 +104,7 @@ class Calls:
         """End every CLI with all that came of it, within 2 s, and remove the workspace."""
         await self.spares.close()
         await self._processes.close()
+        await self._gate.close()
         await self._cleanups.settled(SETTLE_SECONDS)
         if self.pool:
             self.pool.close()
@@ -138,16 +143,20 @@ class Calls:
             session.close()
 
     async def _asked(self, ask: Ask, session: Session | None, sink: Sink, place: Place, spare: Spare | None) -> None:
+        token = spare.token if spare else self._gate.token()
         listener = self._listener(ask, session, sink)
         try:
             await sink(Started(ahead=spare is not None))
-            if spare:
-                words = command.adjustments(ask, spare.model) + command.prompt(ask)
-                ended = await self._processes.converse(spare.running, words, listener)
-            else:
-                prepared = await asyncio.to_thread(self._prepare, ask, place.folder)
-                running = await place.start(prepared)
-                ended = await self._processes.converse(running, prepared.stdin, listener)
+            async with self._gate.granted(token, rights(ask, self._settings)):
+                if spare:
+                    words = command.adjustments(ask, spare.model) + command.prompt(ask)
+                    ended = await self._processes.converse(spare.running, words, listener)
+                else:
+                    prepared = await asyncio.to_thread(self._prepare, ask, place.folder, token)
+                    running = await place.start(prepared)
+                    ended = await self._processes.converse(running, prepared.stdin, listener)
+                if ended is not None:
+                    raise failures.runner_lost() if place.lost else self._failure(ended, place, token)
         except OSError as error:
             if place.lost:
                 raise failures.runner_lost() from error
@@ -159,11 +168,10 @@ class Calls:
         finally:
             await self._cleanups.run(place.leave())
             self.spares.replenish()
-        if ended is not None:
-            raise failures.runner_lost() if place.lost else self._failure(ended, place)
 
-    def _prepare(self, ask: Ask, folder: Folder) -> Command:
+    def _prepare(self, ask: Ask, folder: Folder, token: str) -> Command:
         """Return what to start in a folder, with the files that are to be there."""
+        chosen = self._gate.settings(token)
         servers = {name: self._settings.servers[name] for name in ask.servers}
         files = {
             SYSTEM: ask.system.encode(),
@@ -172,11 +180,11 @@ class Calls:
         }
         tools = bool(ask.tools or ask.servers)
         return Command(
-            argv=command.argv(self._cli.path or self._settings.cli, ask, folder, self._settings),
-            env=command.environment(ask, folder, self._settings),
+            argv=command.argv(self._cli.path or self._settings.cli, ask, folder, chosen),
+            env=command.environment(ask, folder, chosen),
             cwd=folder.work,
             stdin=command.prompt(ask),
-            reach=self._reach(ask, folder),
+            reach=self._reach(ask, folder, chosen),
             # It may be renewing its login, or have servers that want to say goodbye.
             gentle=bool(self._settings.login or ask.servers),
             tools=tools,
@@ -184,8 +192,7 @@ class Calls:
             files={name: content for name, content in files.items() if content or name == SYSTEM},
         )
 
-    def _reach(self, ask: Ask, folder: Folder) -> Reach:
-        chosen = self._settings
+    def _reach(self, ask: Ask, folder: Folder, chosen: Settings) -> Reach:
         servers = [chosen.servers[name] for name in ask.servers]
         urls = [chosen.base_url or PROVIDER, *(url for server in servers for url in server.urls)]
         programs = [server.config["command"] for server in servers if "command" in server.config]
@@ -203,9 +210,11 @@ class Calls:
         place = self.places.reserve()
         if place is None:
             return None
+        # The gate does not know this one until a request takes the CLI: one that waits can ask for nothing.
+        token = self._gate.token()
         try:
-            prepared = await asyncio.to_thread(self._prepare, ask, place.folder)
-            return Spare(place, await place.start(prepared), ask.model)
+            prepared = await asyncio.to_thread(self._prepare, ask, place.folder, token)
+            return Spare(place, await place.start(prepared), ask.model, token)
         except BaseException:
             await self._cleanups.run(place.leave())
             raise
@@ -214,15 +223,15 @@ class Calls:
         await self._cleanups.run(self._processes.end(spare.running))
         await self._cleanups.run(spare.place.leave())
 
-    def _failure(self, ended: Exit, place: Place) -> ApiError:
+    def _failure(self, ended: Exit, place: Place, token: str) -> ApiError:
         """Log how a CLI ended that gave no result, and return what its client is told."""
         if ended.over:
             limit = asdict(place.bounds).get(ended.over)
             log.warning("a request was ended: it took too much", extra={"bound": ended.over, "limit": limit})
             return failures.over(ended.over, limit)
         complaint = ended.complaint
-        if self._settings.credential:
-            complaint = complaint.replace(self._settings.credential.value.reveal(), "[REDACTED]")
+        if credential := self._gate.settings(token).credential:
+            complaint = complaint.replace(credential.value.reveal(), "[REDACTED]")
         log.warning("the CLI ended without a result", extra={"code": ended.code, "stderr": complaint})
         return failures.crashed(ended.code)
 

@@ -36,7 +36,7 @@ GOOD: dict[str, Any] = {
     },
     "networks": {
         name: {"internal": True, "driver_opts": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}
-        for name in ("agent", "data")
+        for name in ("agent", "data", "runners")
     },
 }
 
