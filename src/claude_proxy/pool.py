@@ -165,8 +165,7 @@ class Pool:
         self._seats: dict[int, Seat] = {}
         self._free: deque[Seat] = deque()
         self._waiters: deque[asyncio.Future[Seat]] = deque()
-        self._listener: socket.socket | None = None
-        self._path: Path | None = None
+        self._listener, self._path = _listen(folder, len(uids))
 
     @property
     def waiting(self) -> int:
@@ -185,20 +184,8 @@ class Pool:
             raise RuntimeError(msg)
 
     def open(self) -> None:
-        """Take connections; raises SettingsError."""
-        try:
-            for left in self._folder.glob(f"*{SUFFIX}"):
-                _sweep(left)
-            self._path = self._folder / f"{secrets.token_hex(16)}{SUFFIX}"
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-            listener.bind(str(self._path))
-            self._path.chmod(0o777)
-            listener.listen(len(self._uids))
-        except OSError as error:
-            fault = f"cannot listen below {self._folder}: {reason(error)}; name a folder that uid {os.getuid()} may write to"
-            raise SettingsError([f"CLAUDE_PROXY_RUNNERS: {fault}"]) from error
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        """Take connections from now on; those that were made before wait."""
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def hand_over(self) -> None:
         """Give the runners to whoever listens there by now: those that are free at once, the others when they get free.
@@ -295,7 +282,6 @@ class Pool:
             self._spares.drop(seat)
 
     def _accept(self) -> None:
-        assert self._listener
         try:
             connection, _ = self._listener.accept()
         except OSError:
@@ -340,13 +326,27 @@ class Pool:
             self.back(seat)
 
     def _stop_listening(self) -> None:
-        if self._listener is not None:
+        if self._listener.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
-            self._listener = None
-        if self._path is not None:
             self._path.unlink(missing_ok=True)
-            self._path = None
+
+
+def _listen(folder: Path, count: int) -> tuple[socket.socket, Path]:
+    """Return a listening socket and its place; raises SettingsError."""
+    path = folder / f"{secrets.token_hex(16)}{SUFFIX}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        for left in folder.glob(f"*{SUFFIX}"):
+            _sweep(left)
+        listener.bind(str(path))
+        path.chmod(0o777)
+        listener.listen(count)
+    except OSError as error:
+        listener.close()
+        fault = f"cannot listen below {folder}: {reason(error)}; name a folder that uid {os.getuid()} may write to"
+        raise SettingsError([f"CLAUDE_PROXY_RUNNERS: {fault}"]) from error
+    return listener, path
 
 
 def _sweep(left: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.claude_cli_double import install
 from tests.support.claude_proxy_process import SECRET, Proxy, Stream, alive, gone, said
+from tests.support.claude_proxy_process import running as proxy_running
 from tests.support.runners import FIRST, Runner, connected, only_root, pooled, runner
 from tests.support.service import wait_until
 
@@ -173,7 +174,7 @@ STRANGE = (
 
 def test_what_a_runner_says_is_not_trusted(two: Pooled, tmp_path: Path, cli: Path) -> None:
     proxy, _ = two
-    (path,) = (tmp_path / "runners").glob("*.sock")
+    (path,) = (tmp_path / "runners").resolve().glob("*.sock")
     stream = proxy.open_stream("slow 2")
     events = stream.events()
     next(events)
@@ -191,7 +192,7 @@ def test_what_a_runner_says_is_not_trusted(two: Pooled, tmp_path: Path, cli: Pat
 
 def test_a_second_word_that_it_is_ready_is_one_too_many(two: Pooled, tmp_path: Path) -> None:
     proxy, _ = two
-    (path,) = (tmp_path / "runners").glob("*.sock")
+    (path,) = (tmp_path / "runners").resolve().glob("*.sock")
     with _as_user(path, FIRST + 5) as stranger:
         stranger.send(b'ready {"work": "/w", "memory": 100000000, "disk": 100000000}')
         wait_until(lambda: connected(proxy) == 3, "it is not taken for a runner")
@@ -262,3 +263,12 @@ def test_memory_is_bounded_whatever_a_cli_writes(bounded: Proxy, kind: str, sess
     assert answer.result().code in ("claude_output_too_large", "deadline_exceeded", "session_too_long")
     assert highest - before < MOST * (2 if session else 1), f"{(highest - before) >> 20} MiB"
     assert bounded.chat("hello").text == "you said hello"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, cli: Path) -> None:
+    told = r"ended with 78: [^$]*CLAUDE_PROXY_RUNNERS: cannot listen below /nowhere"
+    with (
+        pytest.raises(AssertionError, match=told),
+        proxy_running(tmp_path, settings(cli, CLAUDE_PROXY_RUNNERS="/nowhere")),
+    ):
+        raise NotImplementedError

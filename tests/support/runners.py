@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +36,7 @@ class Runner:
         self.log = folder / f"runner-{number}.log"
         argv = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", *_READING]
         argv += [sys.executable, "-S", "-m", "claude_proxy.runner"]
-        argv += ["--connect", str(folder / "runners"), "--work", str(self.work)]
+        argv += ["--connect", str((folder / "runners").resolve()), "--work", str(self.work)]
         env = {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -70,11 +72,14 @@ def runner(folder: Path, number: int) -> Iterator[Runner]:
 @contextmanager
 def pooled(folder: Path, settings: dict[str, str], count: int) -> Iterator[tuple[Proxy, list[Runner]]]:
     """A proxy with so many runners, all connected."""
-    place = folder / "runners"
-    place.mkdir()
+    # The name of a socket has 107 bytes at most.
+    place = Path(tempfile.mkdtemp(prefix="runners-"))
     place.chmod(0o755)
+    (folder / "runners").symlink_to(place)
     own = {"CLAUDE_PROXY_RUNNERS": str(place), "CLAUDE_PROXY_RUNNER_UIDS": f"{FIRST}-{FIRST + MOST - 1}"}
-    with proxy_running(folder, {**own, **settings}) as proxy, ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, place)
+        proxy = stack.enter_context(proxy_running(folder, {**own, **settings}))
         runners = [stack.enter_context(runner(folder, number)) for number in range(count)]
         wait_until(lambda: connected(proxy) == count, f"{count} runners are not connected", 20)
         yield proxy, runners
