@@ -189,6 +189,8 @@ class Calls:
             gentle=bool(self._settings.login or ask.servers),
             tools=tools,
             gpu=self._settings.gpu and tools,
+            # A runner looks up by itself where the gate is.
+            datagrams=not (self.pool and chosen.egress) or any(server.urls for server in servers.values()),
             files={name: content for name, content in files.items() if content or name == SYSTEM},
         )
 

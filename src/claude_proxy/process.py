@@ -56,7 +56,8 @@ class Command:
     """What to start, and what it may reach. `stdin` is written to it, then its input ends.
 
     A `gentle` one is asked to end also when it has said all; others have nothing left to do then and are killed.
-    One with `tools` is the first to go when memory ends, and with `gpu` it gets the GPUs that there are. The parent of
+    One with `tools` is the first to go when memory ends, and with `gpu` it gets the GPUs that there are. `datagrams` are
+    for who looks up names. The parent of
     `cwd` is all the disk that it has, with the `files` in it, by name.
     """
 
@@ -68,6 +69,7 @@ class Command:
     gentle: bool = False
     tools: bool = False
     gpu: bool = False
+    datagrams: bool = True
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -251,6 +253,7 @@ class Processes:
             job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "tools": command.tools}
             job |= {**self._every, **asdict(command.reach)}
             job["folder"] = str(command.cwd.parent)
+            job["datagrams"] = command.datagrams
             job["oom_score_adj"] = OOM_SCORE_WITH_TOOLS if command.tools else OOM_SCORE
             await asyncio.to_thread(starter.send, orjson.dumps({**job, **within}), [each.fileno() for each in theirs])
             running = Running(*[await asyncio.open_unix_connection(sock=each) for each in ours])

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from claude_proxy import cgroup, gpu, keeper, kernel, launcher, parcels, reset
 from claude_proxy.folders import Folder, make
@@ -34,6 +35,9 @@ FILES = 5
 """What comes with a job: the CLI's stdin, stdout and stderr, the keeper's socket, and the parcel."""
 KEPT_BACK = 96 << 20
 """Bytes of the container's memory that are not the request's: the runner, its keeper, and what the kernel keeps for both."""
+BASE_URL = "ANTHROPIC_BASE_URL"
+"""The variable that says where a CLI asks."""
+PORTS = {"http": 80, "https": 443}
 RETRY_SECONDS = 0.1
 """Between two looks for a socket."""
 UNLIMITED = 1 << 40
@@ -127,7 +131,21 @@ class Runner:
         nodes = gpu.nodes() if job["gpus"] else ()
         if nodes:
             job |= {"read": [*job["read"], *gpu.DESCRIPTIONS], "write": [*job["write"], *nodes], "gpu": True}
+        if not job["datagrams"]:
+            job["env"][BASE_URL] = addressed(job["env"].get(BASE_URL, ""))
         launcher.fork(job, files, control, self._keepers, [self._connection])
+
+
+def addressed(url: str) -> str:
+    """Return a URL with the address of its host in place of the name; raises OSError where there is none."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return url
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port, socket.AF_INET, socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise OSError(errno.EHOSTUNREACH, f"{parts.hostname}: {error.strerror}") from error
+    return parts._replace(netloc=f"{found[0][4][0]}:{parts.port or PORTS[parts.scheme]}").geturl()
 
 
 class Stop:
