@@ -148,6 +148,7 @@ PRIVILEGES = (
     _at("the kernel's key ring", "key_ring", control=OPEN, where=EVERYWHERE),
     _at("a program in the kernel", "bpf", control=OPEN, where=EVERYWHERE),
     _at("performance events", "performance_events", control=OPEN, where=EVERYWHERE),
+    _at("a terminal", "terminal", where=(TOOL,)),
     _at("io_uring", "io_uring", control=OPEN, where=EVERYWHERE),
     _at("handling page faults", "page_faults", control=OPEN, where=EVERYWHERE),
     _at("the kernel's log", "kernel_log", control=OPEN, where=EVERYWHERE),
