@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import shutil
 import tempfile
@@ -128,7 +126,7 @@ def _stated(ours: Trust, registry: Registry, artifact: Artifact, kind: str, dige
         each.statement is not None
         and (each.statement.kind, digest in each.statement.about) == (kind, True)
         and ours.accepts(f"{artifact.repository}@{digest}", each)
-        for each in attachments.find(registry, repository, digest)
+        for each in attachments.each(registry, repository, digest)
     )
 
 
@@ -149,8 +147,10 @@ def _until_done(project: Project, registry: Registry, once: Callable[[], list[st
         raise RegistryFailed(msg)
 
 
-def authenticated(project: Project, host: str, argv: list[str], *, sign: bool = False) -> str:
-    """Run cosign with this registry's login alone; what it printed. Its errors become ours."""
+def authenticated(
+    project: Project, host: str, argv: list[str], *, sign: bool = False, seconds: float = signing_keys.LONGEST
+) -> str:
+    """Run cosign with this registry's login alone, for so many seconds; what it printed. Its errors become ours."""
     key = signing_keys.private(project) if sign else ""
     password = signing_keys.password(project) if key else "" if not sign else None
     home = signing_keys.folder(project)
@@ -159,7 +159,10 @@ def authenticated(project: Project, host: str, argv: list[str], *, sign: bool = 
     with tempfile.TemporaryDirectory(prefix=f"{_LOGIN}{os.getpid()}-", dir=home) as folder:
         credentials.docker_config(Path(folder), host)
         try:
-            return signing_keys.call(project, argv, key=key, password=password, docker_config=Path(folder)).stdout
+            done = signing_keys.call(
+                project, argv, key=key, password=password, docker_config=Path(folder), seconds=seconds
+            )
+            return done.stdout
         except CommandFailed as failed:
             raise _explained(host, cosign.reason(failed.stderr), argv[1]) from None
 
@@ -193,8 +196,7 @@ def _vouched(project: Project, identity: Identity, reference: str, statement: St
             authenticated(project, host, cosign.verify(program, identity, [reference]))
             return True
         argv = cosign.verify_attestation(program, identity, names.get(statement.kind, statement.kind), [reference])
-        lines = [json.loads(line) for line in authenticated(project, host, argv).splitlines() if line.strip()]
+        lines = [line for line in authenticated(project, host, argv).splitlines() if line.strip()]
     except SigningFailed:
         return False
-    envelopes = (dsse.pre_authentication(each["payloadType"], base64.b64decode(each["payload"])) for each in lines)
-    return statement.envelope in envelopes
+    return any(dsse.envelope(line.encode()) == statement.envelope for line in lines)

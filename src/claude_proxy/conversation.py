@@ -53,7 +53,8 @@ class Turn:
 class Ask:
     """One request to the CLI. `ignored` names the sampling parameters that the CLI has no option for.
 
-    `tools` are those that it asks for (None: all that its key may use), `servers` the MCP servers, by name.
+    `tools` are those that it asks for (None: all that its key may use), `servers` the MCP servers, by name. `calls` of the
+    model and `tokens` are what its key may have for one request, where the key says so.
     """
 
     model: str
@@ -67,6 +68,8 @@ class Ask:
     tools: tuple[str, ...] | None = None
     servers: tuple[str, ...] = ()
     session: str = ""
+    calls: int | None = None
+    tokens: int | None = None
 
 
 def translate(body: Any) -> Ask:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shipyard import config, plans
+from shipyard.models import LABEL_REFERENCE
 from tests.phases import paths
 from tests.support import caller, tiny_model
 from tests.support.stack import Checkout, checkout
@@ -98,7 +99,7 @@ def test_a_model_without_a_file_is_no_fault_of_the_gateway(prod: Checkout) -> No
 def test_it_is_ours_and_hardened(prod: Checkout) -> None:
     found = inspected(prod, "ollama")
     version = (prod.root / "VERSION").read_text().strip()
-    assert found["Config"]["Image"] == f"llm-call-local-llm:{version}"
+    assert found["Config"]["Labels"][LABEL_REFERENCE] == f"llm-call-local-llm:{version}"
     assert found["Config"]["User"] == "10008:10008"
     assert found["State"]["Health"]["Status"] == "healthy"
     host = found["HostConfig"]
@@ -227,7 +228,7 @@ def test_the_api_serves_models_itself(with_models: Checkout) -> None:
 def test_that_api_is_the_variant_with_the_models_and_more_memory(with_models: Checkout) -> None:
     found = inspected(with_models, "llm-call-api")
     version = (with_models.root / "VERSION").read_text().strip()
-    assert found["Config"]["Image"] == f"llm-call-api:{version}-local"
+    assert found["Config"]["Labels"][LABEL_REFERENCE] == f"llm-call-api:{version}-local"
     host = found["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1 << 30, 1 << 30, 1024)
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["DeviceRequests"]) == (True, ["ALL"], None)
@@ -244,6 +245,7 @@ def test_other_phases_say_that_it_does_not_count_there(with_models: Checkout) ->
 
 
 API, PROXY = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT"
+RUNNERS = {f"claude-runner-{number}" for number in range(1, 9)}
 
 
 @pytest.mark.parametrize(
@@ -253,8 +255,8 @@ API, PROXY = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT"
         ("prod+gpu", {"MODEL_SERVER": ""}, {"ollama"}),
         ("prod+gpu", {"MODEL_SERVER": "ollama", API: "cuda"}, {"ollama", "llm-call-api"}),
         ("prod+gpu", {API: "cuda"}, {"llm-call-api"}),
-        ("prod+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
-        ("hybrid+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
+        ("prod+gpu", {PROXY: "cuda"}, RUNNERS),
+        ("hybrid+gpu", {PROXY: "cuda"}, RUNNERS),
         ("host+gpu", {"MODEL_SERVER": "ollama"}, {"ollama"}),
         ("dev+gpu+granger", {"MODEL_SERVER": ""}, {"ollama"}),
     ],
@@ -263,9 +265,9 @@ def test_a_gpu_is_for_those_who_use_one(
     with_models: Checkout, overlay: str, settings: dict[str, str], gpus: set[str]
 ) -> None:
     found = effective(with_models, overlay, settings)
-    place = re.compile(r"services\.([a-z-]+)\.deploy\.resources\.reservations\.devices")
+    place = re.compile(r"services\.([a-z0-9-]+)\.deploy\.resources\.reservations\.devices")
     assert {match[1] for match in map(place.match, found) if match} == gpus
-    for service in gpus & {"llm-call-api", "claude-proxy"}:
+    for service in gpus & {"llm-call-api", *RUNNERS}:
         assert found[f"services.{service}.image"].endswith("-cuda")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shipyard.models import LABEL_REFERENCE
 from tests.phases import paths
 from tests.support.service import wait_until
 from tests.support.stack import Checkout, checkout
@@ -21,6 +22,9 @@ from tests.support.stack import Checkout, checkout
 SERVICES = ("balancer", "llm-call-api", "claude-proxy", "egress", "redis")
 #: Variables of each service that name a user: no two services have the same.
 USERS = {"llm-call-api": 10001, "redis": 10002, "egress": 10003, "claude-proxy": 10004, "balancer": 10005}
+
+
+RUNNERS = tuple(f"claude-runner-{number}" for number in range(1, 9))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +77,30 @@ def test_the_kernel_agrees(prod: Checkout, service: str) -> None:
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
+def test_runners_run_hardened_each_with_a_user_of_its_own(prod: Checkout) -> None:
+    users = set()
+    for service in RUNNERS:
+        (found,) = json.loads(prod.docker("inspect", prod.container(service)))
+        host = found["HostConfig"]
+        assert (host["ReadonlyRootfs"], host["CapDrop"], host["CapAdd"], host["Init"]) == (True, ["ALL"], None, True)
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1 << 30, 1 << 30, 256)
+        limits = {each["Name"]: each["Hard"] for each in host["Ulimits"]}
+        assert limits == {"core": 0, "nofile": 4096, "sigpending": 1024, "msgqueue": 0, "memlock": 65536}
+        assert {place: "size=" in options for place, options in host["Tmpfs"].items()}["/run/work"]
+        assert [(each["Destination"], each["RW"]) for each in found["Mounts"]] == [("/run/runners", False)]
+        assert list(found["NetworkSettings"]["Networks"]) == [f"{prod.project}_runners"]
+        status = Path(f"/proc/{found['State']['Pid']}/status").read_text()
+        told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert {told[each] for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2")
+        users.add(told["Uid"])
+    assert len(users) == len(RUNNERS)
+    assert not {str(user) for user in USERS.values()} & {each.split()[0] for each in users}
+
+
 def test_networks_hold_those_who_need_them(prod: Checkout) -> None:
-    members: dict[str, list[str]] = {"llm-call-network": [], "data": [], "agent": [], "outbound": []}
+    members: dict[str, list[str]] = {"llm-call-network": [], "data": [], "agent": [], "runners": [], "outbound": []}
     for service in SERVICES:
         (found,) = json.loads(prod.docker("inspect", prod.container(service)))
         for network in found["NetworkSettings"]["Networks"]:
@@ -83,6 +109,7 @@ def test_networks_hold_those_who_need_them(prod: Checkout) -> None:
         "llm-call-network": ["balancer", "llm-call-api"],
         "data": ["llm-call-api", "redis"],
         "agent": ["llm-call-api", "claude-proxy", "egress"],
+        "runners": ["claude-proxy"],
         "outbound": ["llm-call-api", "egress"],
     }
 
@@ -116,7 +143,7 @@ def test_data_survives_down_and_up(prod: Checkout) -> None:
 
 def test_idle_services_stop_at_once(prod: Checkout) -> None:
     """Each within two seconds and what the engine itself needs, far from its grace period, and none by a kill."""
-    for service in SERVICES:
+    for service in (*SERVICES, RUNNERS[0]):
         container = prod.container(service)
         begin = time.monotonic()
         prod.docker("stop", container)
@@ -128,11 +155,31 @@ def test_idle_services_stop_at_once(prod: Checkout) -> None:
     wait_until(lambda: prod.ask("GET", "/health")[1]["status"] == "ok", "every dependency")
 
 
+def images_of(stack: Checkout) -> dict[str, str]:
+    """The image of each service's containers, by its id."""
+    found = json.loads(stack.docker("inspect", *stack.containers()))
+    return {each["Config"]["Labels"]["com.docker.compose.service"]: each["Image"] for each in found}
+
+
+def test_containers_are_started_by_the_digest_that_was_built(prod: Checkout) -> None:
+    """Whoever builds the same version at that moment gives its name to other bytes; people read the name all the same."""
+    found = json.loads(prod.docker("inspect", *prod.containers()))
+    ours = [each for each in found if LABEL_REFERENCE in each["Config"]["Labels"]]
+    assert len(ours) >= len(SERVICES)
+    assert [each["Config"]["Image"] for each in ours] == [each["Image"] for each in ours]
+    shown = {each["service"]: each["image"] for each in prod.json("status")["services"]}
+    assert {service: shown[service].partition(":")[0] for service in ("llm-call-api", "redis")} == {
+        "llm-call-api": "llm-call-api",
+        "redis": "llm-call-redis",
+    }
+
+
 def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
-    """The same files, without the toolkit: the same containers are what it wants."""
-    before = prod.containers()
+    """The same files, without the toolkit: the same images, which it takes by name; so it makes the containers again."""
+    before = images_of(prod)
+    assert set(before) >= set(SERVICES)
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
-    assert sorted(prod.containers()) == sorted(before)
+    assert images_of(prod) == before
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "down")
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
     # Compose knows that each is healthy, not that the balancer has found the API's address: `invoke prod` waits for that.
@@ -145,6 +192,7 @@ def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
         "llm-call-cache",
         "redis-data",
         "claude-workspace",
+        "runners",
     }
     prod.invoke("prod")
     paths.healthy(prod)

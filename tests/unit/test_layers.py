@@ -16,12 +16,14 @@ ROOT = Path(__file__).parents[2]
 #: but for those of ``TOGETHER``, whose modules are one capability each.
 TOGETHER = ("engine", "diagnosis", "doctor")
 LAYERS = (
-    ("models", "artifacts"),
+    ("models", "artifacts", "plain_text", "strict_json"),
     ("errors", "model_files", "policy_mounts", "policy_rules", "quantities"),
-    ("names", "tags", "inputs", "policy", "acl", "secret_text", "commands.*"),
+    ("policy_runners",),
+    ("names", "tags", "inputs", "policy", "acl", "secret_text", "deadline", "commands.*"),
     ("diagnosis", "diagnosis.*"),
-    ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "proxies", "processes"),
-    ("fatbin", "linking"),
+    ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "socks", "processes", "signals", "owned"),
+    ("proxies",),
+    ("fatbin", "linking", "registry_documents"),
     ("config", "versions", "components"),
     ("console", "bill"),
     ("run",),

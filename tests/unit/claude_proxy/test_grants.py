@@ -78,10 +78,10 @@ def narrowed(**headers: str) -> grants.Grant:
 
 
 def test_a_gateways_client_has_a_name_of_its_own_and_no_more_than_both_may() -> None:
-    assert narrowed() == grants.Grant("worker", ("Read", "Bash"), ("docs",), f"worker:{KEY.scope.hex()}")
-    assert narrowed(x_llm_call_client="hub") == grants.Grant("worker/hub", (), (), "worker/hub:")
+    assert narrowed() == grants.Grant("worker", ("Read", "Bash"), ("docs",), owner=f"worker:{KEY.scope.hex()}")
+    assert narrowed(x_llm_call_client="hub") == grants.Grant("worker/hub", (), (), owner="worker/hub:")
     told = {"x_llm_call_client": "hub", "x_llm_call_tools": "Write, Read", "x_llm_call_mcp": "docs,other"}
-    assert narrowed(**told) == grants.Grant("worker/hub", ("Read",), ("docs",), "worker/hub:")
+    assert narrowed(**told) == grants.Grant("worker/hub", ("Read",), ("docs",), owner="worker/hub:")
     scopes = [narrowed(**told, x_llm_call_scope=digit * 64).owner for digit in "ab"]
     assert scopes == [f"worker/hub:{digit * 64}" for digit in "ab"]
 
