@@ -146,7 +146,7 @@ class Attempts:
     async def _ask(self, call: Call, target: Target, guard: Guard, began: float) -> Whole | Streaming:
         response = None
         try:
-            response = await self._post(target, call)
+            response = await (self._post(target, call) if call.asked.stream else self._pool.post(target, call))
             if response.status != 200:
                 raise _refused(target, response.status, response.headers, await response.read())
             if call.asked.stream:

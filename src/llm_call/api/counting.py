@@ -17,6 +17,8 @@ AGAIN_SECONDS = 3600.0
 """How long one that refused it is not asked for it."""
 EVENT = re.compile(rb".+?(?:\n\n|\n\r\n|\r\r|\Z)", re.DOTALL)
 DATA = re.compile(rb"data: ?(\{[^\r\n]*\})\s*")
+LAST = (b',"usage":null}\n\n', b', "usage": null}\n\n')
+"""How events end of which null is the last member, as most servers write it; what ends there is the outermost object."""
 NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 
 
@@ -54,10 +56,15 @@ def hidden(piece: bytes) -> bytes:
     """Return whole events without what they hold because of `include_usage`: its own chunk, and `"usage": null` in others."""
     if b'"usage"' not in piece:
         return piece
+    if piece.count(b"\n") == 2:  # one event, as it mostly comes
+        return _event(piece)
     return b"".join(map(_event, EVENT.findall(piece)))
 
 
 def _event(event: bytes) -> bytes:
+    for last in LAST:
+        if event.endswith(last) and event.startswith(b"data: {") and event.count(b"\n") == 2:
+            return event[: -len(last)] + b"}\n\n"
     found = DATA.fullmatch(event) if b'"usage"' in event else None
     document = _parsed(found[1]) if found else {}
     if not found or "usage" not in document:
@@ -65,10 +72,11 @@ def _event(event: bytes) -> bytes:
     if document["usage"] is not None:
         return b"" if document.get("choices") == [] else event
     del document["usage"]
-    for null in NULL.finditer(event):
+    nulls = list(NULL.finditer(event))
+    for null in nulls:
         less = event[: null.start()] + event[null.end() :]
         shown = DATA.fullmatch(less)
-        if shown and _parsed(shown[1]) == document:
+        if len(nulls) == 1 or (shown and _parsed(shown[1]) == document):
             return less
     return event
 

@@ -13,7 +13,7 @@ from llm_call.api.call import Call
 from llm_call.api.catalog import LONGEST, Route, UnknownModel
 from llm_call.api.flights import Flight
 from llm_call.api.gateway import Gateway
-from llm_call.api.replies import JSON, Streaming
+from llm_call.api.replies import JSON, Whole
 from llm_call.api.request import Asked, Wire
 from llm_call.api.sse import Presence, answer
 from serving.asgi import Receive, Scope, Send, notes
@@ -48,12 +48,8 @@ class Endpoint:
             route = self._find(client, asked)
             call = Call(asked, route, self._gateway.order(route), request_id.get() or "", client)
             keys = self._gateway.cache.keys(scope, call) if self._gateway.cache else None
-            with Presence(receive), self._stream(call, send) as out:
-                try:
-                    await (self._directly(call, out, send) if keys is None else self._shared(call, keys, out, send))
-                except ApiError as error:
-                    await out.fail(error)
-            status = out.status
+            with Presence(receive):
+                status = await (self._streamed(call, keys, send) if asked.stream else self._whole(call, keys, send))
         except ClientGone:
             status = 499
             fields["client"] = "gone"
@@ -87,45 +83,66 @@ class Endpoint:
                 raise ApiError(403, message, code="model_not_allowed", param=param)
         return route
 
-    def _stream(self, call: Call, send: Send) -> EventStream:
-        seconds = self._gateway.keep_alive if call.asked.stream else 0.0
-        return EventStream(send, seconds, lambda: _headers(call, EVENTS))
+    async def _streamed(self, call: Call, keys: Keys | None, send: Send) -> int:
+        """Answer with a stream, which is never silent for long; return the status that counts."""
+        with EventStream(send, self._gateway.keep_alive, lambda: _headers(call, EVENTS)) as out:
+            try:
+                if keys is not None:
+                    await self._shared(call, keys, out)
+                    return out.status
+                reply = await self._gateway.attempts.open(call)
+                try:
+                    async with aclosing(reply.chunks()) as chunks:
+                        await out.relay(_headers(call, reply.kind), chunks)
+                finally:
+                    reply.close()
+            except ApiError as error:
+                await out.fail(error)
+            return out.status
 
-    async def _directly(self, call: Call, out: EventStream, send: Send) -> None:
-        """Forward and pass the answer on."""
-        reply = await self._gateway.attempts.open(call)
-        try:
-            if isinstance(reply, Streaming):
-                async with aclosing(reply.chunks()) as chunks:
-                    await out.relay(_headers(call, reply.kind), chunks)
-            else:
+    async def _whole(self, call: Call, keys: Keys | None, send: Send) -> int:
+        """Answer with a document; return the status."""
+        if keys is None:
+            reply = await self._gateway.attempts.open(call)
+            assert isinstance(reply, Whole), "no stream was asked for"
+            try:
                 await answer(reply.body, _headers(call, reply.kind), send)
-        finally:
-            reply.close()
+            finally:
+                reply.close()
+            return 200
+        flight, first = self._join(call, keys)
+        with flight:
+            await self._head(call, flight, first)
+            await answer(flight.whole or b"", _headers(call, flight.kind), send)
+        return 200
 
-    async def _shared(self, call: Call, keys: Keys, out: EventStream, send: Send) -> None:
+    async def _shared(self, call: Call, keys: Keys, out: EventStream) -> None:
         """Answer from the cache, or together with everyone who asks the same at this moment."""
+        flight, first = self._join(call, keys)
+        with flight:
+            await self._head(call, flight, first)
+            async with aclosing(flight.chunks()) as chunks:
+                await out.relay(_headers(call, flight.kind), chunks)
+
+    def _join(self, call: Call, keys: Keys) -> tuple[Flight, bool]:
         cache = self._gateway.cache
         assert cache, "there are no keys without a cache"
         name = f"{keys.own}:fresh" if keys.fresh else keys.own
         window = WINDOW * max(cache.entry_bytes, LEAST_WINDOW_BYTES) if keys.streamed else None
-        flight, first = self._gateway.flights.join(name, window, partial(self._fly, replace(call), keys))
-        with flight:
-            began = time.perf_counter()
+        return self._gateway.flights.join(name, window, partial(self._fly, replace(call), keys))
+
+    async def _head(self, call: Call, flight: Flight, first: bool) -> None:
+        """Wait for the head of a shared answer. Raises ApiError."""
+        began = time.perf_counter()
+        call.cache = self._state(flight, first)
+        try:
+            await flight.head()
+        finally:
+            call.waited += time.perf_counter() - began
+            call.upstream = flight.upstream
             call.cache = self._state(flight, first)
-            try:
-                await flight.head()
-            finally:
-                call.waited += time.perf_counter() - began
-                call.upstream = flight.upstream
-                call.cache = self._state(flight, first)
-            if first and not flight.kept:
-                call.first_byte = time.perf_counter() - call.began
-            if flight.kind.startswith(EVENTS) or call.asked.stream:
-                async with aclosing(flight.chunks()) as chunks:
-                    await out.relay(_headers(call, flight.kind), chunks)
-            else:
-                await answer(flight.whole or b"", _headers(call, flight.kind), send)
+        if first and not flight.kept:
+            call.first_byte = time.perf_counter() - call.began
 
     async def _fly(self, call: Call, keys: Keys, flight: Flight) -> None:
         """Bring the answer that all listeners of `flight` wait for, and keep it."""
