@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_while_another_one_makes_it(bare: Path) -> None:
     assert other.stdout
     other.stdout.readline()
     with subprocess.Popen(by_default([bare, "one"]), stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: _children(process.pid), "its wait for the lock")
+        wait_until(lambda: "flock" in _children(process.pid), "its wait for the lock")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     other.kill()
@@ -148,8 +149,14 @@ def test_while_another_one_makes_it(bare: Path) -> None:
     assert (process.returncode, said) == (143, f"{NOTHING}error: terminated\n")
 
 
-def _children(pid: int) -> str:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+def _children(pid: int) -> list[str]:
+    """The names of its children that have become another program."""
+    numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = []
+    for number in numbers:
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(Path(f"/proc/{number}/comm").read_text().strip())
+    return found
 
 
 #: In place of nox: takes a moment to take down what it has started.
@@ -167,10 +174,12 @@ time.sleep(60)
 """
 
 
-def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals) -> tuple[int, set[str]]:
-    argv = [sys.executable, str(ROOT / "scripts/lanes.py"), sys.executable, "-c", LANE, str(folder)]
+def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals, one: bool = False) -> tuple[int, set[str]]:
+    program = [sys.executable, "-c", LANE, str(folder)]
+    words = ["--one", *program, "lane1"] if one else program
+    argv = [sys.executable, str(ROOT / "scripts/lanes.py"), *words]
     with subprocess.Popen([*wrapper, *argv]) as process:
-        wait_until(lambda: len(list(folder.iterdir())) == 3, "three lanes")
+        wait_until(lambda: len(list(folder.iterdir())) == (1 if one else 3), "the lanes")
         for number in numbers:
             process.send_signal(number)
         code = process.wait(30)
@@ -181,6 +190,10 @@ def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals) -> tuple[i
 def test_a_signal_ends_every_lane(tmp_path: Path, number: str) -> None:
     code = SIGNALS[number][0]
     assert lanes(tmp_path, by_default([]), getattr(signal, number)) == (code, {"1-2", "2-2", "3-2"})
+
+
+def test_a_signal_ends_a_session_that_was_named(tmp_path: Path) -> None:
+    assert lanes(tmp_path, by_default([]), signal.SIGTERM, one=True) == (143, {"1-2"})
 
 
 def test_lanes_in_the_background_of_a_script(tmp_path: Path) -> None:
