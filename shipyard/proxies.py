@@ -60,6 +60,13 @@ def named(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: proxy for name, proxy in found.items() if proxy}
 
 
+def both_cases(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for a program that reads names of one case only, as apt does: each says what counts in both."""
+    environment = os.environ if environment is None else environment
+    found = {**named(environment), "NO_PROXY": _value("NO_PROXY", environment)}
+    return {spelt: value for name, value in found.items() if value for spelt in (name, name.lower())}
+
+
 def _value(name: str, environment: Mapping[str, str]) -> str:
     return environment.get(name) or environment.get(name.lower()) or ""
 
