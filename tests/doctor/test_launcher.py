@@ -17,7 +17,7 @@ from tests.support.dispositions import by_default, ignoring
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
 
-#: The tasks of a checkout: a signal comes while they are looked for, or after a verb has begun.
+#: The tasks of a checkout: a signal comes while they are looked for, or after a verb has started.
 EARLY = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
 LATE = """\
 import os, signal, sys, time
@@ -51,6 +51,14 @@ def run(launcher: Path, tasks: str, ignored: str = "") -> tuple[int, str]:
 def test_before_a_verb_has_begun(launcher: Path, number: str) -> None:
     code, word = SIGNALS[number]
     assert run(launcher, EARLY.format(number)) == (code, f"{NOTHING}error: {word}\n")
+
+
+def test_in_a_folder_with_an_equals_sign(tmp_path: Path) -> None:
+    """env(1) takes the first word with one for a variable."""
+    launcher = launchers.launcher(tmp_path / "a=b")
+    (tmp_path / "a=b/tasks.py").write_text(LATE.format(KILL.format("SIGTERM")))
+    done = subprocess.run(["sh", "-c", '"$0" one', launcher], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, f"{AGAIN}error: terminated\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
