@@ -32,6 +32,8 @@ READ_SECONDS = 60.0
 """How long a run may leave an answer unread that waits for it."""
 LINGER_SECONDS = 2.0
 """How long a client may take to read the end of a connection."""
+READERS = 2
+"""Large bodies that are read at the same time: the values of one take up to 150 MB while it is."""
 PATIENCE_SECONDS = 0.01
 """Between two refusals that one run gets: so it gets a hundred a second."""
 LARGE = 256 * 1024
@@ -51,6 +53,7 @@ class Server:
         self._provider = provider
         self._report = report
         self._door = Door(self._begun)
+        self._readers = asyncio.Semaphore(READERS)
         self._tasks: dict[asyncio.Task[None], Account | None] = {}
 
     def open(self, listener: socket.socket) -> None:
@@ -188,9 +191,7 @@ class _Talk:
             account.check(time.monotonic())
             account.calls += 1
             self._server._report(account, "")
-            async with account.reading:
-                wanted = await asyncio.to_thread(document.read, body) if len(body) > LARGE else document.read(body)
-            account.admit(wanted)
+            account.admit(await self._read(account, body))
             counter = Counter(len(body))
             whole = False
             try:
@@ -208,6 +209,13 @@ class _Talk:
             finally:
                 account.tokens += sum(counter.tokens(whole=whole))
                 self._server._report(account, "")
+
+    async def _read(self, account: Account, body: bytes) -> document.Asked:
+        if len(body) <= LARGE:
+            return document.read(body)
+        # One of a run at a time, so that its own wait for each other and not for those of others.
+        async with account.reading, self._server._readers:
+            return await asyncio.to_thread(document.read, body)
 
     async def _pass_on(self, answer: Answer, counter: Counter, *, last: bool) -> None:
         if answer.header(b"content-encoding") not in (b"", b"identity"):
