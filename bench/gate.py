@@ -34,8 +34,10 @@ def compare(cli: str, runs: int, ahead: int) -> None:
             def waits() -> bool:
                 return all(each.metric("claude_proxy_cli_ahead ") == ahead for each in (gated, direct))
 
-            for _ in range(runs):
-                for found, proxy in zip(times, (gated, direct), strict=True):
+            pair = [(times[0], gated), (times[1], direct)]
+            for number in range(runs):
+                # Whose turn is second has a CLI that had longer to start.
+                for found, proxy in pair if number % 2 else reversed(pair):
                     wait_until(waits, "no CLI waits")
                     time.sleep(ahead)  # its start must disturb neither
                     found.append(first_text(proxy))

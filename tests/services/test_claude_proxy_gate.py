@@ -9,6 +9,7 @@ import signal
 import socket
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from tests.support.claude_proxy_process import question
 from tests.support.gate_client import MODEL, Run, Stack, gated
+from tests.support.messages_api import Server
 from tests.support.service import wait_until
 
 
@@ -310,3 +312,19 @@ def test_a_run_has_so_many_connections_and_no_more(stack: Stack) -> None:
         finally:
             for client in clients:
                 client.close()
+
+
+def test_a_provider_that_comes_back_at_once_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    with gated(tmp_path, ANTHROPIC_BASE_URL=f"http://127.0.0.1:{port}") as stack, stack.run() as run:
+        assert kind(run.ask()) == (503, "api_error")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(run.ask)
+            wait_until(lambda: stack.proxy.metric('claude_proxy_model_calls_total{outcome="passed"}') == 2, "the call")
+            with Server("127.0.0.1", port) as provider:
+                threading.Thread(target=provider.serve_forever, args=(0.01,)).start()
+                try:
+                    assert asking.result()[0] == 200
+                finally:
+                    provider.shutdown()
