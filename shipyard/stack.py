@@ -20,14 +20,16 @@ from shipyard import (
     overlays,
     ports,
     quantities,
+    reached,
     remembered,
     rotation,
     secrets,
     secrets_check,
     variants,
 )
-from shipyard.engine import lock
-from shipyard.errors import ConfigError, StackFailed, UnknownName
+from shipyard.engine import embedded, lock
+from shipyard.engine import status as engine_status
+from shipyard.errors import ConfigError, PortInUse, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
 
@@ -192,12 +194,27 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
         "version": project.version,
         "project": dotenv.project_name(project.root),
         "services": services,
+        "published": reached.published(engine, found),
+        "engine": _engine(),
     }
 
 
+def _engine() -> str:
+    """The engine, what forwards its ports and how many files it may have open."""
+    found = engine_status()
+    by = "the kernel" if found.forwards == "kernel" else found.forwards
+    parts = [f"{found.kind} {found.version}"]
+    parts += [f"ports forwarded by {by}"] if by else []
+    parts += [f"{found.open_files} open files"] if found.open_files else []
+    return ", ".join(parts)
+
+
 def _check_ports(move: moves.Move) -> None:
-    """Raise PortInUse for ports that are taken, but not by this stack itself."""
+    """Raise PortInUse for ports that are taken, but not by this stack itself, and for those that cannot be had."""
     ours = containers.published(move.engine, move.name)
+    six = sorted({each.address for each in quantities.wanted(move.config) if ":" in each.address})
+    if six and move.engine.kind == "embedded" and embedded.forwards() == "kernel":
+        raise PortInUse(ports.SIX.format(address=", ".join(six)))
     wanted = [each for each in quantities.wanted(move.config) if each.port not in ours]
     ports.check(wanted, containers.published(move.engine))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from shipyard import bases
 from shipyard.diagnosis import engine as judge
+from shipyard.diagnosis import open_files as open_files_of
 from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
@@ -51,6 +52,11 @@ def isolation(patient: Patient) -> Finding:
 def limits(patient: Patient) -> Finding:
     """What its kernel can limit."""
     return judge.limits(patient.info)
+
+
+def open_files(patient: Patient) -> Finding:
+    """How many files it may have open."""
+    return open_files_of.judge(patient.status.open_files, patient.status.forwards, patient.status.kind)
 
 
 def base(patient: Patient) -> Finding:
