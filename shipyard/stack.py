@@ -27,6 +27,7 @@ from shipyard import (
     secrets_check,
     variants,
 )
+from shipyard.diagnosis import open_files
 from shipyard.engine import embedded, lock
 from shipyard.engine import status as engine_status
 from shipyard.errors import ConfigError, PortInUse, StackFailed, UnknownName
@@ -72,6 +73,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
         folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
     for note in variants.notes(selection, settings):
         console.warn(note)
+    _warn_of_files()
     overlays.check(project, engine, selection)
     variants.prepare(project, selection, settings)
     if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
@@ -207,6 +209,14 @@ def _engine() -> str:
     parts += [f"ports forwarded by {by}"] if by else []
     parts += [f"{found.open_files} open files"] if found.open_files else []
     return ", ".join(parts)
+
+
+def _warn_of_files() -> None:
+    """Say so when the engine may run out of files, and end the published port with that."""
+    found = engine_status()
+    judged = open_files.judge(found.open_files, found.forwards, found.kind)
+    if judged.mend:
+        console.warn(f"open files of the engine: {judged.seen}; {', then '.join(judged.mend)}")
 
 
 def _check_ports(move: moves.Move) -> None:

@@ -532,6 +532,15 @@ def test_a_new_key_is_let_in_while_many_strangers_come(guarded: Balancer) -> Non
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("wish", [{"wait": 7}, {"chunks": 3, "gap": 6}], ids=["before the answer", "in a stream"])
+def test_the_first_answer_to_a_key_may_be_silent_for_long(guarded: Balancer, wish: dict[str, Any]) -> None:
+    """Longer than a stranger may be: it is the API that is silent."""
+    key = f"Bearer good{secrets.token_hex(4)}"
+    with guarded.open("POST", CHAT, chat(), wish=wish, authorization=key) as response:
+        assert response.status == 200
+        assert response.read()
+
+
 def test_a_key_that_is_refused_is_forgotten(guarded: Balancer) -> None:
     assert guarded.ask("GET", "/v1/models", authorization="Bearer good3")[0] == 200
     guarded.instances[0].ask("PUT", "/revoked/good3")
