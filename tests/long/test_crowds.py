@@ -132,8 +132,7 @@ def test_a_dead_port_is_a_fault_that_names_its_remedy(world: World) -> None:
     """The container is healthy all the time; only what leads to it is gone."""
     (shown,) = world.copy.json("status")["published"]
     assert (shown["port"], shown["answers"], shown["mend"]) == (f"127.0.0.1:{world.port}", True, "")
-    rules = ["iptables", "--table", "nat", "--flush", "DOCKER"]
-    subprocess.run(rules, check=True)
+    subprocess.run([iptables(), "--table", "nat", "--flush", "DOCKER"], check=True)
     found = world.copy.json("status")
     (shown,) = found["published"]
     assert not shown["answers"]
@@ -171,8 +170,6 @@ def test_a_container_does_not_reach_the_loopback_of_its_host(world: World) -> No
         ["ip", "route", "add", "127.0.0.1/32", "via", gateway],
     ):
         subprocess.run([*inside, *words], check=True)
-    path = f"{engine.path}{os.pathsep}{os.environ['PATH']}"
-    iptables = str(shutil.which("iptables", path=path))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
         probe = f"import socket; socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}), 3)"
@@ -183,10 +180,16 @@ def test_a_container_does_not_reach_the_loopback_of_its_host(world: World) -> No
             )
 
         assert not reaches()
-        subprocess.run(keep_loopback(iptables, "--delete"), check=True)
+        subprocess.run(keep_loopback(iptables(), "--delete"), check=True)
         assert reaches(), "the control: the rule is what keeps it out"
-        subprocess.run(keep_loopback(iptables, "--insert"), check=True)
+        subprocess.run(keep_loopback(iptables(), "--insert"), check=True)
         assert not reaches()
+
+
+def iptables() -> str:
+    """The engine's own, or the machine's."""
+    path = f"{shipyard.engine.find().path}{os.pathsep}{os.environ['PATH']}"
+    return str(shutil.which("iptables", path=path))
 
 
 def accept(listener: socket.socket) -> None:
