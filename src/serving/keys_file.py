@@ -128,7 +128,7 @@ def _wrong(option: str, value: str) -> list[str]:
         named = TENANT.fullmatch(value)
         return [] if named else [f'tenant: "{value}" is not one name of 1 to 64 letters, digits and . _ @ -']
     if option in NUMBERS:
-        well = NUMBER.fullmatch(value)
+        well = bool(NUMBER.fullmatch(value))
         return [] if well else [f'{option}: "{value[:40]}" is not a number for one request; the least is 1']
     if not all(value.split(",")):
         return [f'{option}: "{value}" holds an empty name; write names with commas and no blanks between']

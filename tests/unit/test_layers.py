@@ -59,7 +59,7 @@ LAYERS = (
     ("attachments", "growth", "signing_keys", "published", "tag_checks"),
     ("secrets_check", "signing"),
     ("images", "overlays", "containers", "loading", "release_build", "publishing", "image_checks", "release_drawing"),
-    ("rolling", "host_api", "verification", "repro", "release_page", "world"),
+    ("rolling", "host_api", "reached", "verification", "repro", "release_page", "world"),
     ("released", "statement", "doctor", "doctor.*"),
     ("moves", "rotation", "steps", "steps.*"),
     ("stack", "pipeline", "rollback"),
