@@ -52,6 +52,18 @@ def attest(program: str, key: str, kind: str, predicate: Path, reference: str) -
     return [program, "attest", "--yes", *_signer(key), "--type", kind, "--predicate", str(predicate), reference]
 
 
+def attest_blob(program: str, key: str, kind: str, predicate: Path, digest: str, bundle: Path) -> list[str]:
+    """Sign a statement of a kind (a URI) about a SHA-256 sum in hexadecimal digits; its bundle becomes a file."""
+    what = ["--type", kind, "--predicate", str(predicate), "--hash", digest, "--bundle", str(bundle), str(predicate)]
+    return [program, "attest-blob", "--yes", *_signer(key), *what]
+
+
+def verify_blob_attestation(program: str, trusted: Path | Identity, kind: str, digest: str, bundle: Path) -> list[str]:
+    """Check the bundle in a file: whose it is, its kind, and that it is about this SHA-256 sum."""
+    what = ["--type", kind, "--bundle", str(bundle), "--digest", digest, "--digestAlg", "sha256"]
+    return [program, "verify-blob-attestation", *_trusted(trusted), *what]
+
+
 def _signer(key: str) -> list[str]:
     return ["--key", key, *_OFFLINE] if key else []
 
