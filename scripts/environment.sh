@@ -5,6 +5,32 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 lock=$root/requirements/toolkit.txt
 stamp=$root/.venv/.lock
 
+# Ctrl-C, SIGTERM and SIGHUP end this in two lines, with what runs at the moment. One that was ignored when this was started
+# (`nohup`, `&` in a script) stays ignored: no shell can set a trap for it.
+child=
+stopped() {
+    trap '' INT TERM HUP
+    if [ -n "$child" ]; then
+        kill -TERM "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    printf '    nothing was started; run the same command again\nerror: %s\n' "$1" >&2
+    exit "$2"
+}
+trap 'stopped interrupted 130' INT
+trap 'stopped terminated 143' TERM
+trap 'stopped "hung up" 129' HUP
+
+# Runs a program so that a signal need not wait for its end.
+run() {
+    "$@" &
+    child=$!
+    set -- 0
+    wait "$child" || set -- $?
+    child=
+    return "$1"
+}
+
 fail() {
     printf 'error: %s\n' "$1" >&2
     exit 5
@@ -35,8 +61,8 @@ make_environment() {
         fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
     printf '==> making .venv with %s from requirements/toolkit.txt\n' "$python" >&2
     rm -f "$stamp"
-    "$python" -m venv --clear "$root/.venv" || fail "the virtual environment $root/.venv could not be made"
-    "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --requirement "$lock" ||
+    run "$python" -m venv --clear "$root/.venv" || fail "the virtual environment $root/.venv could not be made"
+    run "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --requirement "$lock" ||
         fail 'the locked requirements could not be installed; is the package index reachable?'
     cp "$lock" "$stamp.$$" && mv "$stamp.$$" "$stamp"
 }
@@ -44,7 +70,7 @@ make_environment() {
 if ! cmp -s "$lock" "$stamp"; then
     if command -v flock >/dev/null; then
         exec 9>"$root/.venv.lock"
-        flock 9
+        run flock 9
     fi
     cmp -s "$lock" "$stamp" || make_environment
     exec 9>&-

@@ -39,16 +39,26 @@ def remembered(engine: Engine, base: BaseImage) -> Base | None:
 def ensure(engine: Engine, base: BaseImage, *, refresh: bool = False) -> Base:
     """The base image, present in the engine. Raises BaseUnavailable when it can be neither pulled nor bootstrapped."""
     known = remembered(engine, base)
-    if known and not refresh and api.image(engine.host, known.reference):
+    if known and not refresh and sound(engine, known):
         return known
     with lock("preparing the base image"):
         again = remembered(engine, base)
-        if again and not refresh and api.image(engine.host, again.reference):
+        if again and not refresh and sound(engine, again):
             return again
         found = _pull(engine, base) or _bootstrap(engine, base)
         entry = {"reference": found.reference, "digest": found.digest, "origin": found.origin}
         machine.write(_STATE, {**machine.read(_STATE), _key(engine, base): entry})
     return found
+
+
+def sound(engine: Engine, base: Base) -> bool:
+    """Whether the engine has this base, with these bytes: whoever uses the engine may give a bootstrapped one's name away.
+
+    Its digest is that of its one layer, unpacked. One that was pulled is named by its digest, which no tag can change.
+    """
+    found = api.image(engine.host, base.reference)
+    layers = ((found or {}).get("RootFS") or {}).get("Layers")
+    return found is not None and (base.origin != "bootstrap" or layers == [base.digest])
 
 
 def upstream(base: BaseImage) -> str:
@@ -113,6 +123,7 @@ def _imported(engine: Engine, tar: Path) -> Base:
     with tar.open("rb") as handle:
         content = hashlib.file_digest(handle, "sha256").hexdigest()
     reference = f"{REPOSITORY}:{content[:16]}"
-    if not api.image(engine.host, reference):
+    base = Base(reference, f"sha256:{content}", "bootstrap")
+    if not sound(engine, base):
         run([engine.docker, "import", str(tar), reference], env=engine.environment(), timeout=300)
-    return Base(reference, f"sha256:{content}", "bootstrap")
+    return base

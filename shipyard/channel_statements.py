@@ -25,7 +25,8 @@ from shipyard.signing import Trust
 SEEN = "channels.json"
 #: Bytes of a statement's bundle: 1,000 tags have 150 KB.
 _BUNDLE = 1024 * 1024
-_EMPTY = b"{}"
+#: The config of an artifact that has none (OCI image specification 1.1, "Guidance for an Empty Descriptor").
+_EMPTY, _EMPTY_TYPE = b"{}", "application/vnd.oci.empty.v1+json"
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,11 @@ def write(project: Project, registry: Registry, repository: str, wanted: Mapping
         return None
     made = channels.after(found.channels, wanted, _name(repository), found.seen, now, channels.days())
     with tempfile.TemporaryDirectory(prefix="channels-") as folder:
-        predicate, bundle, empty = (Path(folder) / name for name in ("predicate.json", "bundle.json", "empty.json"))
+        predicate, bundle = (Path(folder) / name for name in ("predicate.json", "bundle.json"))
         predicate.write_text(channels.document(made))
-        empty.write_bytes(_EMPTY)
         signing.state(project, TYPE, predicate, bundle)
-        layer = {"mediaType": dsse.BUNDLE, **_kept(registry, repository, bundle)}
-        config = {"mediaType": "application/vnd.oci.empty.v1+json", **_kept(registry, repository, empty)}
+        layer = _kept(registry, repository, dsse.BUNDLE, bundle.read_bytes(), Path(folder))
+        config = _kept(registry, repository, _EMPTY_TYPE, _EMPTY, Path(folder))
     manifest = {"schemaVersion": 2, "mediaType": oci.MANIFEST, "artifactType": dsse.BUNDLE, "config": config}
     raw = json.dumps({**manifest, "layers": [layer]}).encode()
     registry.push_manifest(repository, TAG, raw, oci.MANIFEST)
@@ -108,10 +108,13 @@ def write(project: Project, registry: Registry, repository: str, wanted: Mapping
     return made
 
 
-def _kept(registry: Registry, repository: str, path: Path) -> dict[str, object]:
-    data = path.read_bytes()
-    registry.push_blob(repository, oci.digest(data), path)
-    return {"digest": oci.digest(data), "size": len(data)}
+def _kept(registry: Registry, repository: str, kind: str, data: bytes, folder: Path) -> dict[str, object]:
+    """Bring a blob there; its descriptor. What is sent is a file that is called by its digest."""
+    digest = oci.digest(data)
+    path = folder / digest.removeprefix("sha256:")
+    path.write_bytes(data)
+    registry.push_blob(repository, digest, path)
+    return {"mediaType": kind, "digest": digest, "size": len(data)}
 
 
 def settled(found: Found, wanted: Mapping[str, Named], now: float) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shipyard import dotenv, gpus, quantities, variants
 from shipyard.engine import api
 from shipyard.errors import StackFailed
-from shipyard.models import Project, Selection
-from shipyard.run import run
+from shipyard.models import LABEL_REFERENCE, Project, Selection
+from shipyard.run import apart, run
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 
 def client(
-    project: Project, engine: Engine, selection: Selection, *, extra: bool = True, profiles: tuple[str, ...] = ()
+    project: Project,
+    engine: Engine,
+    selection: Selection,
+    *,
+    extra: bool = True,
+    profiles: tuple[str, ...] = (),
+    pinned: Path | None = None,
 ) -> DockerClient:
-    """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names.
+    """A Docker client for the selection's files; ``extra`` adds those that SHIPYARD_COMPOSE_EXTRA names, ``pinned`` is one
+    with what ``pins`` makes, which counts last.
 
     Raises ConfigError with what is wrong in the settings of variants and GPUs. What those leave open about the GPU, and about
     the processors of the model server, the engine decides.
@@ -40,7 +47,30 @@ def client(
         names.append("login")
     more = [Path(part) for part in os.environ.get("SHIPYARD_COMPOSE_EXTRA", "").split(os.pathsep) if part and extra]
     files = [*(project.root / "compose" / f"{name}.yaml" for name in names), *more]
-    return _client(project, engine, files, profiles)
+    return _client(project, engine, [*files, pinned] if pinned else files, profiles)
+
+
+def pins(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """What a last Compose file says of services whose images are known by digest: that, and a label with the reference.
+
+    A reference of ours belongs to the engine: whoever builds the same version beside us gives it to other bytes.
+    """
+    return {
+        name: {"image": digests[reference], "labels": {LABEL_REFERENCE: reference}}
+        for name, service in config["services"].items()
+        if (reference := str(service.get("image", ""))) in digests
+    }
+
+
+def with_pins(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The effective configuration as Compose makes it with that file."""
+    services = {
+        name: {**service, **pin, "labels": {**(service.get("labels") or {}), **pin["labels"]}}
+        if (pin := found.get(name))
+        else service
+        for name, service in config["services"].items()
+    }
+    return {**config, "services": services}
 
 
 def from_file(project: Project, engine: Engine, file: Path) -> DockerClient:
@@ -66,7 +96,8 @@ def _client(project: Project, engine: Engine, files: list[Path], profiles: tuple
         compose_project_name=dotenv.project_name(project.root),
         # Without files Compose would look for one where the user happens to be.
         compose_project_directory=None if files else project.state,
-        client_call=[engine.docker],
+        # Apart from the terminal's process group: Ctrl-C is ours to handle, also while this client cleans up.
+        client_call=[*apart(), engine.docker],
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from shipyard import plain_text
+from shipyard import plain_text, signals
 
 
 def is_terminal() -> bool:
@@ -21,8 +21,12 @@ def is_terminal() -> bool:
 def _line(mark: str, text: str) -> None:
     """Whatever a text holds of a stranger's, no terminal takes it for a command; see ``plain_text``."""
     safe = plain_text.lines(text)
-    sys.stderr.write(f"{mark} {safe}\n" if mark else f"{safe}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{mark} {safe}\n" if mark else f"{safe}\n")
+        sys.stderr.flush()
+    except OSError:
+        if not signals.stopping():  # the terminal that sent SIGHUP takes no line any more; clean-up goes on
+            raise
 
 
 def step(text: str) -> None:

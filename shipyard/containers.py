@@ -14,6 +14,7 @@ from urllib.parse import quote
 from shipyard import quantities
 from shipyard.engine import Engine, api
 from shipyard.errors import StackFailed
+from shipyard.models import LABEL_REFERENCE
 from shipyard.run import run
 
 #: Seconds between two looks at a container that is starting; a look takes the engine a few milliseconds.
@@ -23,7 +24,7 @@ _LABEL = "com.docker.compose"
 
 @dataclass(frozen=True)
 class Container:
-    """One container: ``image`` is the id of its image, ``reference`` the name it was asked for by, ``made_from`` Compose's hash
+    """One container: ``image`` is the id of its image, ``reference`` what the Compose files call it, ``made_from`` Compose's hash
     of its configuration, ``ports`` the published ones, ``since`` when it started (UTC), ``process`` its first one's number,
     ``binds`` places of the host with those where they are mounted, ``killed`` whether its last end was the kernel's, for its
     memory: the engine forgets that when it starts it again.
@@ -80,7 +81,7 @@ def look(engine: Engine, name: str) -> Container | None:
         state=state["Status"],
         health=(state.get("Health") or {}).get("Status", ""),
         image=found["Image"],
-        reference=found["Config"]["Image"],
+        reference=labels.get(LABEL_REFERENCE, found["Config"]["Image"]),
         made_from=labels.get(f"{_LABEL}.config-hash", ""),
         restarts=found.get("RestartCount", 0),
         ports=" ".join(dict.fromkeys(bindings)),

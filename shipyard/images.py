@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, plans, sizes
+from shipyard import bases, console, debian_locks, failures, host, inputs, plans, signals, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
@@ -43,30 +43,52 @@ class Request:
 
 
 def build(project: Project, engine: Engine, request: Request) -> list[BuildResult]:
-    """Make every requested image current. Raises BuildFailed, OverBudget, DiskFull or EngineFailed; earlier images stay."""
+    """Make every requested image current. Raises BuildFailed, OverBudget, DiskFull or EngineFailed; earlier images stay.
+
+    The digests of the result are those that were found current, or built, here: others may give the names to other images
+    at any moment, so what is to be these images is to be started by digest.
+    """
     jobs = plan(project, engine, request)
-    stale = _stale(engine, jobs, request)
+    there = _look(engine, jobs, request)
     begin = time.monotonic()
     seconds: dict[str, float] = {}
-    if stale:
-        # One build at a time on a machine: two would want the same names, and the second often finds its work done.
-        with lock("building images", home() / "build.lock"):
+    if any(each.reason for each in there.values()):
+        # One build at a time in a checkout, whoever starts it: they share the candidates. And one on a machine: the second
+        # often finds its work done.
+        with (
+            lock("building images", project.state / "build.lock"),
+            lock("building images", home() / "build.lock"),
+        ):
             base = bases.ensure(engine, project.base)
             jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
-            stale = _stale(engine, jobs, request)
-            outdated = [job for job in jobs if job.key in stale]
+            there = _look(engine, jobs, request)
+            outdated = [job for job in jobs if there[job.key].reason]
             if outdated:
-                console.step("building " + ", ".join(f"{job.reference} ({stale[job.key]})" for job in outdated))
+                named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in outdated)
+                console.step(f"building {named}")
                 seconds = _bake(project, engine, outdated, base, request)
-                _adopt(engine, outdated)
-    results = [_result(engine, job, stale.get(job.key, ""), seconds.get(job.key, 0.0)) for job in jobs]
+                for key, made in _adopt(engine, outdated).items():
+                    there[key] = _Found(made, there[key].reason)
+    results = [_result(engine, job, there[job.key], seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
     return results
 
 
-def _stale(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, str]:
-    """Why each job has to be built, by its key; jobs that are current are left out."""
-    return {job.key: reason for job in jobs if (reason := staleness(engine, job, no_cache=request.no_cache))}
+@dataclass(frozen=True)
+class _Found:
+    """What the engine has under a job's name at one moment: its digest, and why it has to be built; empty when it has not."""
+
+    digest: str
+    reason: str
+
+
+def _look(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, _Found]:
+    """What there is of each job, by its key: one look at each, so that digest and reason are about the same image."""
+    found = {job.key: (job, api.image(engine.host, job.reference)) for job in jobs}
+    return {
+        key: _Found(str(image["Id"]) if image else "", _outdated(image, job, no_cache=request.no_cache))
+        for key, (job, image) in found.items()
+    }
 
 
 def show(results: list[BuildResult], *, json: bool) -> None:
@@ -108,9 +130,13 @@ def native(engine: Engine) -> str:
 
 def staleness(engine: Engine, job: Job, *, no_cache: bool = False) -> str:
     """Why an image has to be built; empty when the one that is there was made from the same inputs."""
+    return _outdated(api.image(engine.host, job.reference), job, no_cache=no_cache)
+
+
+def _outdated(found: dict[str, Any] | None, job: Job, *, no_cache: bool = False) -> str:
     if no_cache:
         return "no cache wanted"
-    labels = _labels(api.image(engine.host, job.reference))
+    labels = _labels(found)
     if labels is None:
         return "not built yet"
     if labels.get(LABEL_INPUTS) != job.inputs:
@@ -125,20 +151,24 @@ def why(project: Project, engine: Engine, request: Request) -> dict[str, list[st
     """For each image the build arguments and files that differ from those it was built from; empty lists when it is current."""
     found: dict[str, list[str]] = {}
     for job in plan(project, engine, request):
-        labels = _labels(api.image(engine.host, job.reference))
-        reason = staleness(engine, job)
+        image = api.image(engine.host, job.reference)
+        labels, reason = _labels(image), _outdated(image, job)
         found[job.reference] = (_changes(labels, job) if labels else []) or ([reason] if reason else [])
     return found
 
 
 def size(project: Project, engine: Engine, request: Request) -> None:
-    """Show what each built image weighs, what it may weigh, and its biggest files."""
+    """Show what each built image weighs, what it may weigh, and its biggest files; one of other inputs is said to be that."""
     for job in plan(project, engine, request):
-        found = digest(engine, job.reference)
-        if not found:
+        image = api.image(engine.host, job.reference)
+        if not image:
             console.warn(f"{job.reference} is not built; `invoke build --image {job.image.name} --target {job.target}`")
             continue
-        inventory = sizes.measure(engine, job.reference, found, native(engine))
+        if reason := _outdated(image, job):
+            console.warn(
+                f"{job.reference} is not what this checkout would build ({reason}); another one's, or an older one"
+            )
+        inventory = sizes.measure(engine, job.reference, str(image["Id"]), native(engine))
         limit = job.image.budget.get(job.target)
         allowed = f" of {console.megabytes(limit)}" if limit else ""
         console.result(f"{job.reference}  {console.megabytes(inventory.total)}{allowed}\n{sizes.listing(inventory)}")
@@ -205,18 +235,23 @@ def _request(
     return progress.finished
 
 
-def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
-    """Give candidates their references, or none of them when one is over budget: what was there before then stays."""
+def _adopt(engine: Engine, jobs: Sequence[Job]) -> dict[str, str]:
+    """Give candidates their references, or none of them when one is over budget: what was there before then stays.
+
+    Returns the digest of each by the job's key: what was measured and named, whatever the names are given to later.
+    """
     import docker
 
-    problems = [problem for job in jobs for problem in _problems(engine, job)]
+    made = {job.key: digest(engine, job.candidate) for job in jobs}
+    problems = [problem for job in jobs for problem in _problems(engine, job, made[job.key])]
     client = docker.DockerClient(base_url=engine.host)
     try:
-        for job in jobs:
-            if not problems:
-                repository, _, tag = job.reference.rpartition(":")
-                client.api.tag(job.candidate, repository, tag)
-            client.api.remove_image(job.candidate, noprune=True)
+        with signals.whole():  # all of them get their names, or none does
+            for job in jobs:
+                if not problems:
+                    repository, _, tag = job.reference.rpartition(":")
+                    client.api.tag(made[job.key], repository, tag)
+                client.api.remove_image(job.candidate, noprune=True)
     except docker.errors.APIError as failed:
         msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"
         raise EngineFailed(msg) from failed
@@ -224,14 +259,15 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> None:
         client.close()
     if problems:
         raise OverBudget("\n".join(problems))
+    return made
 
 
-def _problems(engine: Engine, job: Job) -> Iterator[str]:
+def _problems(engine: Engine, job: Job, made: str) -> Iterator[str]:
     """Why an image may not have its name: it is over its budget, or holds a library of CUDA's twice."""
     limit = job.image.budget.get(job.target)
     if limit is None:
         return
-    inventory = sizes.measure(engine, job.candidate, digest(engine, job.candidate), _one_platform(engine, job))
+    inventory = sizes.measure(engine, job.candidate, made, _one_platform(engine, job))
     if inventory.total > limit:
         yield (
             f"{job.reference} is {console.megabytes(inventory.total)}, over its budget of {console.megabytes(limit)} "
@@ -247,18 +283,20 @@ def _one_platform(engine: Engine, job: Job) -> str:
     return own if own in job.platforms else job.platforms[0]
 
 
-def _result(engine: Engine, job: Job, reason: str, seconds: float) -> BuildResult:
-    found = digest(engine, job.reference)
-    size = sizes.known(found) or sizes.measure(engine, job.reference, found, _one_platform(engine, job)).total
+def _result(engine: Engine, job: Job, found: _Found, seconds: float) -> BuildResult:
+    size = (
+        sizes.known(found.digest)
+        or sizes.measure(engine, job.reference, found.digest, _one_platform(engine, job)).total
+    )
     return BuildResult(
         name=job.image.name,
         target=job.target,
         platform=",".join(job.platforms),
         reference=job.reference,
-        digest=found,
+        digest=found.digest,
         size=size,
-        status="built" if reason else "skipped",
-        reason=reason or "up to date",
+        status="built" if found.reason else "skipped",
+        reason=found.reason or "up to date",
         seconds=round(seconds, 2),
     )
 

@@ -13,6 +13,8 @@ LABEL_FILES = "io.llm-call.shipyard.files"
 LABEL_ARGUMENTS = "io.llm-call.shipyard.arguments"
 LABEL_TARGET = "io.llm-call.shipyard.target"
 LABEL_PLATFORMS = "io.llm-call.shipyard.platforms"
+#: Of a container that was started by its image's digest: the reference that Compose's files have.
+LABEL_REFERENCE = "io.llm-call.shipyard.reference"
 #: The end of the names of build arguments that say how many things are done at once: they change no byte.
 JOBS = "_BUILD_JOBS"
 
@@ -92,7 +94,8 @@ class Base:
 class Job:
     """One image, target and set of platforms to be built, with everything that decides its content.
 
-    ``arguments`` are build arguments of the user's; without one the Dockerfile's own value counts.
+    ``arguments`` are build arguments of the user's; without one the Dockerfile's own value counts. ``owner`` is the mark of
+    the checkout that builds it.
     """
 
     image: Image
@@ -102,6 +105,7 @@ class Job:
     files: Mapping[str, str]
     inputs: str
     arguments: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
 
     @property
     def key(self) -> str:
@@ -115,8 +119,8 @@ class Job:
 
     @property
     def candidate(self) -> str:
-        """The reference that is built; it becomes ``reference`` once the image has passed its checks."""
-        return self.reference + "-candidate"
+        """The reference that is built, this checkout's alone; it becomes ``reference`` once the image has passed its checks."""
+        return f"{self.reference}-candidate-{self.owner}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from shipyard import inputs, tags
+from shipyard import inputs, owned, tags
 from shipyard.errors import UnknownName
 from shipyard.models import JOBS, Base, Fault, Image, Job, Project
 from shipyard.names import perhaps
@@ -115,4 +115,5 @@ def job(
         **{name: value for name, value in (arguments or {}).items() if not name.endswith(JOBS)},
     }
     reference = tags.reference(image.repository, project.version, target, registry)
-    return Job(image, target, wanted, reference, files, inputs.combine(files, settings), arguments or {})
+    combined = inputs.combine(files, settings)
+    return Job(image, target, wanted, reference, files, combined, arguments or {}, owned.mark(project.root))

@@ -7,9 +7,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
 
-from shipyard import oci
+from shipyard import oci, signals
 from shipyard.artifacts import Artifact
-from shipyard.errors import RegistryFailed, VerificationFailed
+from shipyard.errors import BuildFailed, RegistryFailed, VerificationFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
 
@@ -39,12 +39,16 @@ def push(registry: Registry, artifact: Artifact, mount: Sequence[str] = ()) -> P
     """Bring an image there by digest alone: blobs of all platforms, then manifests, then the index. No tag is written.
 
     ``mount`` names repositories of the registry that may hold some of the blobs already. After a failure the registry's
-    client is of no more use: its other uploads were ended.
+    client is of no more use: its other uploads were ended. Raises BuildFailed when the layout is not what was tested: its
+    index names another digest, or a file holds other bytes than its digest says, which is looked at while it is sent.
     """
     layout, repository = Layout(artifact.layout), _repository(registry, artifact)
     if layout.digest != artifact.digest:
-        msg = f"{artifact.layout} holds {layout.digest}, not {artifact.digest} that was tested; build again"
-        raise RegistryFailed(msg)
+        msg = (
+            f"{artifact.layout} holds {layout.digest}, not {artifact.digest} that was tested; something changed it since. "
+            "Nothing of it was pushed; remove the folder and run the same command again"
+        )
+        raise BuildFailed(msg)
     blobs = {each.digest: each for each in chain.from_iterable(layout.blobs(one.digest) for one in layout.manifests)}
 
     def send(blob: oci.Descriptor) -> int:
@@ -87,11 +91,13 @@ def move(registry: Registry, artifact: Artifact, tags: Iterable[str]) -> list[Mo
         if found is None:
             msg = f"{artifact.reference} is not in the registry, so {tag} cannot name it; run `invoke push`"
             raise RegistryFailed(msg)
-        registry.push_manifest(repository, tag, found[0], found[1])
-        if (now := registry.head(repository, tag)) != artifact.digest:
-            msg = f"{artifact.repository}:{tag} names {now} right after it was moved to {artifact.digest}; who else writes there?"
-            raise RegistryFailed(msg)
-        moved.append(Moved(tag, before, artifact.digest))
+        with signals.whole():  # one tag is one unit: no signal leaves it open whether the tag was moved
+            registry.push_manifest(repository, tag, found[0], found[1])
+            if (now := registry.head(repository, tag)) != artifact.digest:
+                where = f"{artifact.repository}:{tag}"
+                msg = f"{where} names {now} right after it was moved to {artifact.digest}; who else writes there?"
+                raise RegistryFailed(msg)
+            moved.append(Moved(tag, before, artifact.digest))
     return moved
 
 

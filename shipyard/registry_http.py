@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from shipyard import plain_text, proxies, registry_documents
 from shipyard.deadline import Deadline
-from shipyard.errors import RegistryFailed
+from shipyard.errors import BuildFailed, RegistryFailed
 
 if TYPE_CHECKING:
     import urllib3
@@ -180,7 +180,7 @@ class Wire:
             if isinstance(body, Path):
                 handle = files.enter_context(_open(body))
                 headers["Content-Length"] = str(os.fstat(handle.fileno()).st_size)
-                content = _Stoppable(handle, self._stopped)
+                content = _Sent(handle, self._stopped)
             try:
                 return self._read(method, url, headers, content, limit, keep)
             except (urllib3.exceptions.HTTPError, HTTPException, ConnectionError, TimeoutError) as problem:
@@ -198,7 +198,7 @@ class Wire:
     def _read(self, method: str, url: str, headers: dict[str, str], body: Any, limit: int, keep: bool) -> Answer:
         if self._deadline:
             self._deadline.check()
-        response = self._pool("" if loopback(urlsplit(url).netloc) else proxies.find(url)).request(
+        response = self._pool(proxies.find(url)).request(
             method,
             url,
             headers=headers,
@@ -302,14 +302,29 @@ def _short(problem: BaseException) -> str:
     return re.sub(r"^(<[^>]*>|\w+\([^)]*\)):\s*", "", str(inner)) or type(inner).__name__
 
 
-class _Stoppable:
-    """A file that ends with an error once the whole push is given up: urllib3 reads it block by block."""
+class _Sent:
+    """A file that is being sent, which urllib3 reads block by block.
+
+    It ends with an error once the whole push is given up, and before its last block when its bytes, named by their digest
+    as in an OCI layout (``blobs/sha256/<hex>``), are others: the registry never has them complete.
+    """
 
     def __init__(self, file: BinaryIO, stopped: threading.Event) -> None:
         self._file, self._stopped = file, stopped
+        self._left, self._sum = os.fstat(file.fileno()).st_size, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         if self._stopped.is_set():
             msg = "the push was given up"
             raise RegistryFailed(msg)
-        return self._file.read(size)
+        block = self._file.read(size)
+        self._sum.update(block)
+        self._left -= len(block)
+        over = self._left <= 0 or not block
+        if over and (found := self._sum.hexdigest()) != Path(self._file.name).name:
+            msg = (
+                f"{self._file.name} holds sha256:{found} now: something changed it since it was built and tested; "
+                "remove the folder of its layout and run the same command again"
+            )
+            raise BuildFailed(msg)
+        return block

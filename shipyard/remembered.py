@@ -58,6 +58,13 @@ def keep(project: Project, config: Mapping[str, Any], images: Mapping[str, str])
     replace(configuration(project), json.dumps({**config, "services": services}), 0o600)
 
 
+def pin(project: Project, services: Mapping[str, Any]) -> Path:
+    """Keep what a start says of its services after all other Compose files (``compose.pins``). Returns the file."""
+    place = project.state / "images.json"
+    replace(place, json.dumps({"services": services}, indent=2) + "\n")
+    return place
+
+
 def _readable(service: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
     """A service as Compose can read it again: it writes a limit of 0 as an empty table, which it does not accept itself."""
     limits = {name: limit or 0 for name, limit in (service.get("ulimits") or {}).items()}

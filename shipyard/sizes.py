@@ -31,14 +31,17 @@ def known(digest: str) -> int | None:
 
 
 def measure(engine: Engine, reference: str, digest: str, platform: str, biggest: int = 10) -> Inventory:
-    """Read the image's root file system once, as a stream, and add up its files; the sum is remembered by digest."""
+    """Read the image's root file system once, as a stream, and add up its files; the sum is remembered by digest.
+
+    What is read is the digest; ``reference`` is for the error.
+    """
     from docker.errors import APIError
 
     import docker
 
     client = docker.DockerClient(base_url=engine.host, timeout=300)
     try:
-        container = client.api.create_container(reference, command=["none"], platform=platform)
+        container = client.api.create_container(digest, command=["none"], platform=platform)
         try:
             chunks = client.api.export(container["Id"])
             with tarfile.open(fileobj=cast("IO[bytes]", Stream(chunks)), mode="r|") as archive:

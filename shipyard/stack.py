@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,10 @@ from shipyard import (
     rotation,
     secrets,
     secrets_check,
+    signals,
     variants,
 )
-from shipyard.engine import lock
+from shipyard.engine import api, lock
 from shipyard.errors import ConfigError, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
@@ -39,9 +39,6 @@ COLUMNS = ("service", "state", "health", "image", "ports", "since")
 
 def run(project: Project, engine: Engine, selection: Selection, *, detach: bool, host: bool = False) -> None:
     """Bring the stack up; in the foreground, stream its logs until Ctrl-C and take it down."""
-    if not detach:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
     up(project, engine, selection, host=host)
     if not detach:
         follow(project, engine)
@@ -53,6 +50,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     Everything that can be checked is, before anything stops. Raises ConfigError, NoGpu, PortInUse or StackFailed; then what
     ran before runs.
     """
+    overlays.possible(engine)
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     written = dotenv.write(project)
@@ -79,9 +77,20 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     if faults := overlays.beyond(engine, config, settings):
         raise ConfigError(faults)
     ours = tuple(str(service.get("image", "")) for service in config["services"].values())
-    images.build(project, engine, images.Request(references=ours))
+    built = {each.reference: each.digest for each in images.build(project, engine, images.Request(references=ours))}
     with lock(f"starting {selection}", project.state / "lock"):
-        _start(moves.Move(project, engine, selection, docker, config, host))
+        _present(engine, built)
+        found = compose.pins(config, built)
+        docker = compose.client(project, engine, selection, pinned=remembered.pin(project, found))
+        _start(moves.Move(project, engine, selection, docker, compose.with_pins(config, found), host))
+
+
+def _present(engine: Engine, built: Mapping[str, str]) -> None:
+    """Raise StackFailed for images that somebody removed since they were built, before anything stops."""
+    lost = [f"{reference} ({digest})" for reference, digest in built.items() if not api.image(engine.host, digest)]
+    if lost:
+        msg = f"{', '.join(lost)}: removed from {engine.host} since it was built; run the same command again"
+        raise StackFailed(msg)
 
 
 def _start(move: moves.Move) -> None:
@@ -125,7 +134,8 @@ def follow(project: Project, engine: Engine) -> None:
         for line in logs(project, engine, follow=True):
             console.result(line)
         console.step("the logs have ended")
-    except KeyboardInterrupt:
+    except signals.Stopped:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
+        signals.answered()
         console.step("stopping")
     except StackFailed as failed:
         console.warn(str(failed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +12,7 @@ from typing import Any
 from invoke import task
 
 import shipyard
-from shipyard import console
+from shipyard import console, signals
 from shipyard.errors import ShipyardError, of_the_disk
 
 HELP = {
@@ -57,10 +56,9 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
     def decorate(body: Callable[..., None]) -> Any:
         @wraps(body)
         def clean(*positional: Any, **named: Any) -> None:
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # scripts/invoke ended everything until here
-                signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
-                body(*positional, **named)
+                with signals.of_a_verb():
+                    body(*positional, **named)
             except (ShipyardError, OSError) as failed:
                 known = of_the_disk(failed) if isinstance(failed, OSError) else failed
                 if known is None or os.environ.get("SHIPYARD_DEBUG"):
@@ -68,10 +66,11 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 console.error(str(known))
                 if known.see:
                     console.info(known.see)
-                sys.exit(known.exit_code)
-            except KeyboardInterrupt:
-                console.error("interrupted")
-                sys.exit(130)
+                sys.exit(signals.exit_code() or known.exit_code)
+            except signals.Stopped as stopped:
+                console.info(signals.again())
+                console.error(str(stopped))
+                sys.exit(stopped.exit_code)
 
         lists = [each for each in options if each in ("image", "scale")]
         return task(name=name, iterable=lists, help={each: HELP[each] for each in options})(clean)

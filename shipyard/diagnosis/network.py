@@ -53,7 +53,7 @@ class Authority:
 @dataclass(frozen=True)
 class Trust:
     """What TLS is judged by here. ``named`` are variables that name a bundle which is not there; ``egress`` is
-    EGRESS_CA_BUNDLE with ``egress_problem`` for why it cannot be used; ``proxies`` are the hosts of HTTPS_PROXY and its like.
+    EGRESS_CA_BUNDLE with ``egress_problem`` for why it cannot be used; ``proxies`` are the hosts of HTTPS_PROXY and HTTP_PROXY.
     """
 
     bundle: str

@@ -30,6 +30,7 @@ CHECKS = (
     Check("image store", engine.store, ("engine",)),
     Check("isolated bridges", engine.isolation, ("engine",)),
     Check("resource limits", engine.limits, ("engine",)),
+    Check("engine settings", engine.settings, ("engine",)),
     Check("docker client", engine.client),
     Check("buildx", partial(engine.plugin, wanted=known.BUILDX), ("docker client",)),
     Check("compose", partial(engine.plugin, wanted=known.COMPOSE), ("docker client",)),

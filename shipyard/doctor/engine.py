@@ -15,7 +15,7 @@ from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
 from shipyard.doctor.patient import Patient
-from shipyard.engine import Engine, api, embedded, packages
+from shipyard.engine import Engine, api, daemon, embedded, packages
 from shipyard.errors import ToolMissing
 from shipyard.run import run
 
@@ -51,6 +51,11 @@ def isolation(patient: Patient) -> Finding:
 def limits(patient: Patient) -> Finding:
     """What its kernel can limit."""
     return judge.limits(patient.info)
+
+
+def settings(patient: Patient) -> Finding:
+    """Settings that hold for all of it."""
+    return judge.settings(patient.info, daemon.settings(patient.engine.host) if patient.local else {})
 
 
 def base(patient: Patient) -> Finding:

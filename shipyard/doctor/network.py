@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from shipyard import containers, dotenv, host, ports, quantities
+from shipyard import containers, dotenv, host, ports, proxies, quantities
 from shipyard.diagnosis import network as judge
 from shipyard.diagnosis.finding import Finding
 from shipyard.diagnosis.network import Authority, Trust, Wanted
@@ -20,7 +19,6 @@ _FILES = ("compose.yaml", "debug-ports.yaml", "monitoring.yaml")
 #: Where Debian and its relatives have what an administrator adds (update-ca-certificates(8)).
 _ADDED = Path("/usr/local/share/ca-certificates")
 _LOOPBACK = "00000000000000000000000000000001"
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def published(patient: Patient) -> Finding:
@@ -97,7 +95,7 @@ def trust(patient: Patient) -> Finding:
         host.absent_bundles(),
         egress,
         _unusable(egress),
-        tuple(dict.fromkeys(judge.proxy_host(value) for name in _PROXIES if (value := os.environ.get(name)))),
+        tuple(dict.fromkeys(judge.proxy_host(each) for each in proxies.named().values())),
     )
     return judge.trust(found, time.time())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from shipyard import console, promotion, publishing, release_page, source, versions
+from shipyard import console, promotion, publishing, release_page, signals, source, versions
 from shipyard.artifacts import Artifact
 from shipyard.channels import Named
 from shipyard.released import release
@@ -124,7 +124,8 @@ def _written(world: World) -> bool:
 def _write(world: World) -> None:
     folder = world.root / "dist"
     content = release_page.document(release(world), release_page.earlier(folder))
-    release_page.write(folder, content)
+    with signals.whole():
+        release_page.write(folder, content)
     console.info(f"wrote dist/{release_page.JSON} and dist/{release_page.HTML}")
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipyard import console, images, loading
+from shipyard import console, images, loading, owned
+from shipyard.artifacts import Artifact
 from shipyard.errors import BuildFailed
+from shipyard.loading import Loaded
 from shipyard.run import run
 from shipyard.world import Step, World
 
-#: Says to tests/images which images they are to look at, instead of building some: JSON, reference by image.
+#: Says to tests/images which images they are to look at, instead of building some: JSON, digest by image.
 GIVEN = "SHIPYARD_TEST_IMAGES"
 #: What the kernel calls programs of another architecture that an emulator runs (binfmt_misc; qemu-user's names).
 _EMULATORS = {"linux/arm64": "qemu-aarch64", "linux/amd64": "qemu-x86_64"}
@@ -27,25 +29,45 @@ def _done(world: World) -> str:
 
 
 def _run(world: World) -> Mapping[str, Any]:
-    native = images.native(world.engine)
+    native, mark = images.native(world.engine), owned.mark(world.root)
     foreign = sorted({part.platform for each in world.artifacts for part in each.parts} - {native})
-    given = {each.key: loading.load(world.engine, each) for each in world.artifacts}
-    results, untested = {native: _pytest(world, given, native)}, []
-    loaded = [*given.values()]
-    for platform in foreign:
-        if emulated(platform):
+    results, untested, loaded = dict[str, str](), list[str](), list[Loaded]()
+    for platform in (native, *foreign):
+        if platform == native:
+            these = [loading.load(world.engine, each, mark, native) for each in world.artifacts]
+        elif emulated(platform):
             there = [each for each in world.artifacts if platform in {part.platform for part in each.parts}]
-            given = {each.key: loading.load(world.engine, each, platform) for each in there}
-            loaded += given.values()
-            results[platform] = _pytest(world, given, platform)
+            these = [loading.load(world.engine, each, mark, native, platform) for each in there]
         else:
             untested.append(platform)
             console.info(
                 f"{platform} is not tested: the kernel has no {_EMULATORS[platform]} (install qemu-user-static)"
             )
+            continue
+        loaded += these
+        loading.sweep(world.engine, [_name(each) for each in world.artifacts], mark, [each.name for each in loaded])
+        results[platform] = _tested(world, these, platform, mark)
     loading.unload(world.engine, loaded)  # those that failed stay, to be looked into
     summary = "; ".join(f"{platform}: {line}" for platform, line in results.items())
     return {"digests": world.digests, "result": summary, "tested": sorted(results), "untested": untested}
+
+
+def _name(artifact: Artifact) -> str:
+    return artifact.repository.rpartition("/")[2]
+
+
+def _tested(world: World, loaded: Sequence[Loaded], platform: str, mark: str) -> str:
+    """Test what was loaded, by digest. Raises EngineFailed when the engine has something else of it afterwards, whatever the
+    tests said, and BuildFailed with what failed.
+    """
+    with loading.held(world.engine, loaded, mark):
+        try:
+            said = _pytest(world, {each.key: each.digest for each in loaded}, platform)
+        except BuildFailed:
+            loading.check(world.engine, loaded)  # a test that misses its image says nothing of the image
+            raise
+        loading.check(world.engine, loaded)
+        return said
 
 
 def emulated(platform: str, registered: Path = _REGISTERED) -> bool:
@@ -56,10 +78,10 @@ def emulated(platform: str, registered: Path = _REGISTERED) -> bool:
         return False
 
 
-def _pytest(world: World, references: Mapping[str, str], platform: str) -> str:
+def _pytest(world: World, digests: Mapping[str, str], platform: str) -> str:
     """Run tests/images; its last line. Raises BuildFailed with what failed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    given = {GIVEN: json.dumps(_by_image(references)), "SHIPYARD_TEST_PLATFORM": platform}
+    given = {GIVEN: json.dumps(_by_image(digests)), "SHIPYARD_TEST_PLATFORM": platform}
     argv = [sys.executable, "-m", "pytest", "tests/images", "--quiet", "--no-header", "--tb=short"]
     done = run(argv, env={**kept, **given}, cwd=world.root, check=False)
     name = f"test-{platform.replace('/', '-')}.log"
@@ -73,9 +95,9 @@ def _pytest(world: World, references: Mapping[str, str], platform: str) -> str:
     return lines[-1].strip("= ")
 
 
-def _by_image(references: Mapping[str, str]) -> dict[str, str]:
+def _by_image(digests: Mapping[str, str]) -> dict[str, str]:
     """An image's production target by the image's name alone, the others as ``api-cuda``."""
-    return {key.removesuffix("-prod"): reference for key, reference in references.items()}
+    return {key.removesuffix("-prod"): digest for key, digest in digests.items()}
 
 
 STEP = Step("test", _done, _run)

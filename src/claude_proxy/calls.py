@@ -14,6 +14,8 @@ from claude_proxy.cli import Cli
 from claude_proxy.command import Folder
 from claude_proxy.conversation import Ask
 from claude_proxy.events import Event, Finished, Reader, Started
+from claude_proxy.gate.link import Link, NoGate
+from claude_proxy.gate.rights import rights
 from claude_proxy.launch import Launcher
 from claude_proxy.process import Command, Exit, LineTooLongError, Processes
 from claude_proxy.sandbox import Reach, Sandbox, reach
@@ -37,10 +39,11 @@ Sink = Callable[[Event], Awaitable[None]]
 class Calls:
     """Runs the CLI, at most so many times at once. Made in the factory, started and closed by the event loop."""
 
-    def __init__(self, settings: Settings, cli: Cli, sandbox: Sandbox) -> None:
+    def __init__(self, settings: Settings, cli: Cli, sandbox: Sandbox, gate: Link | NoGate | None = None) -> None:
         self._settings = settings
         self._cli = cli
         self._sandbox = sandbox
+        self._gate = gate or NoGate(settings)
         self._cleanups = Cleanups()
         self._processes = Processes(
             self._cleanups, Launcher(), sandbox.version, settings.bounds, settings.max_processes + settings.prestart
@@ -53,6 +56,7 @@ class Calls:
     async def start(self) -> None:
         """Look at the CLI, and start the first one ahead."""
         self._sandbox.announce()
+        await self._gate.start()
         if self._settings.gpu:
             gpu.announce()
         await self._cli.inspect(self._processes, self._workspace)
@@ -64,6 +68,7 @@ class Calls:
         """End every CLI with all that came of it, within 2 s, and remove the workspace."""
         await self.spares.close()
         await self._processes.close()
+        await self._gate.close()
         await self._cleanups.settled(SETTLE_SECONDS)
         self._workspace.close()
 
@@ -99,14 +104,19 @@ class Calls:
     async def _asked(self, ask: Ask, session: Session | None, sink: Sink) -> None:
         spare = self.spares.take(ask)
         folder = spare.folder if spare else self._workspace.reserve()
+        token = spare.token if spare else self._gate.token()
         listener = self._listener(ask, session, sink)
         try:
             await sink(Started(ahead=spare is not None))
-            if spare:
-                words = command.adjustments(ask, spare.model) + command.prompt(ask)
-                ended = await self._processes.converse(spare.running, words, listener)
-            else:
-                ended = await self._processes.run(await asyncio.to_thread(self._prepare, ask, folder), listener)
+            async with self._gate.granted(token, rights(ask, self._settings)):
+                if spare:
+                    words = command.adjustments(ask, spare.model) + command.prompt(ask)
+                    ended = await self._processes.converse(spare.running, words, listener)
+                else:
+                    prepared = await asyncio.to_thread(self._prepare, ask, folder, token)
+                    ended = await self._processes.run(prepared, listener)
+                if ended is not None:
+                    raise self._failure(ended, token)
         except OSError as error:
             log.exception("the CLI could not be started")
             raise failures.not_started(error.strerror or "see the log") from error
@@ -116,27 +126,25 @@ class Calls:
         finally:
             await self._cleanups.run(asyncio.to_thread(remove, folder))
             self.spares.replenish()
-        if ended is not None:
-            raise self._failure(ended)
 
-    def _prepare(self, ask: Ask, folder: Folder) -> Command:
+    def _prepare(self, ask: Ask, folder: Folder, token: str) -> Command:
         """Make the folder, and return what to start in it."""
+        chosen = self._gate.settings(token)
         servers = {name: self._settings.servers[name] for name in ask.servers}
         history = command.history(ask, folder, self._cli.version)
         fill(folder, ask.system, history, mcp.document(servers) if servers else b"")
         return Command(
-            argv=command.argv(self._cli.path or self._settings.cli, ask, folder, self._settings),
-            env=command.environment(ask, folder, self._settings),
+            argv=command.argv(self._cli.path or self._settings.cli, ask, folder, chosen),
+            env=command.environment(ask, folder, chosen),
             cwd=folder.work,
             stdin=command.prompt(ask),
-            reach=self._reach(ask, folder),
+            reach=self._reach(ask, folder, chosen),
             # It may be renewing its login, or have servers that want to say goodbye.
             gentle=bool(self._settings.login or ask.servers),
             tools=bool(ask.tools or ask.servers),
         )
 
-    def _reach(self, ask: Ask, folder: Folder) -> Reach:
-        chosen = self._settings
+    def _reach(self, ask: Ask, folder: Folder, chosen: Settings) -> Reach:
         servers = [chosen.servers[name] for name in ask.servers]
         urls = [chosen.base_url or PROVIDER, *(url for server in servers for url in server.urls)]
         programs = [server.config["command"] for server in servers if "command" in server.config]
@@ -151,9 +159,11 @@ class Calls:
     async def _start_spare(self) -> Spare:
         ask = Ask(model=models.USUAL, system="", history=[], prompt=[])
         folder = self._workspace.reserve()
+        # The gate does not know this one until a request takes the CLI: one that waits can ask for nothing.
+        token = self._gate.token()
         try:
-            prepared = await asyncio.to_thread(self._prepare, ask, folder)
-            return Spare(folder, await self._processes.start(prepared), ask.model)
+            prepared = await asyncio.to_thread(self._prepare, ask, folder, token)
+            return Spare(folder, await self._processes.start(prepared), ask.model, token)
         except BaseException:
             await self._cleanups.run(asyncio.to_thread(remove, folder))
             raise
@@ -162,15 +172,15 @@ class Calls:
         await self._cleanups.run(self._processes.end(spare.running))
         await self._cleanups.run(asyncio.to_thread(remove, spare.folder))
 
-    def _failure(self, ended: Exit) -> ApiError:
+    def _failure(self, ended: Exit, token: str) -> ApiError:
         """Log how a CLI ended that gave no result, and return what its client is told."""
         if ended.over:
             limit = asdict(self._settings.bounds).get(ended.over)
             log.warning("a request was ended: it took too much", extra={"bound": ended.over, "limit": limit})
             return failures.over(ended.over, limit)
         complaint = ended.complaint
-        if self._settings.credential:
-            complaint = complaint.replace(self._settings.credential.value.reveal(), "[REDACTED]")
+        if credential := self._gate.settings(token).credential:
+            complaint = complaint.replace(credential.value.reveal(), "[REDACTED]")
         log.warning("the CLI ended without a result", extra={"code": ended.code, "stderr": complaint})
         return failures.crashed(ended.code)
 

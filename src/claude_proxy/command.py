@@ -23,6 +23,13 @@ QUIET = {
     # Nobody's CLAUDE.md, not even the one of a login folder, says anything about a request.
     "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
 }
+ONE_MODEL = {
+    # The gate lets a request have the model that it names: no other one takes its place, and sub-agents use it, too.
+    "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
+    "CLAUDE_CODE_NO_MODEL_FALLBACK": "1",
+    "CLAUDE_CODE_SUBAGENT_MODEL": "inherit",
+    "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1",
+}
 BARE_TOOLS = {"Bash", "Edit", "Read"}
 
 
@@ -108,6 +115,11 @@ def environment(ask: Ask, folder: Folder, settings: Settings) -> dict[str, str]:
         env["ANTHROPIC_BASE_URL"] = settings.base_url
     if settings.credential:
         env[settings.credential.variable] = settings.credential.value.reveal()
+    if settings.egress:
+        env |= ONE_MODEL
+        if ask.tools or ask.servers:
+            # For what the CLI has a smaller model do. One without tools may still be told another model.
+            env["ANTHROPIC_SMALL_FAST_MODEL"] = ask.model
     if ask.max_tokens:
         env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(ask.max_tokens)
     return env

@@ -98,6 +98,19 @@ def over(name: str, limit: int | None) -> ApiError:
     return ApiError(400, message, code=code)
 
 
+def at_the_gate(reason: str, calls: int, tokens: int) -> ApiError | None:
+    """Return the error for a request whose CLI was refused at the gate for this reason, if that is the request's fault."""
+    if reason == "model":
+        message = "The Claude CLI asked for another model than the request names; the gate let it not have that one."
+        return ApiError(502, message, type="server_error", code="claude_model_refused", headers=HOPELESS)
+    if reason not in ("calls", "tokens"):
+        return None
+    setting = f"CLAUDE_PROXY_REQUEST_{reason.upper()}, or {reason}= in the line of its key"
+    what = f"{calls} calls of the model" if reason == "calls" else f"{tokens} tokens"
+    message = f"The request was ended: it used all its {what}; let it do less at once, or raise {setting}."
+    return ApiError(400, message, code=f"claude_out_of_{reason}")
+
+
 def crashed(returncode: int | None) -> ApiError:
     """Return the error for a CLI that ended before it gave a result. Its own words are in the service's log."""
     how = "was ended" if returncode is None else f"ended with exit code {returncode}"

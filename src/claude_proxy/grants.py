@@ -17,9 +17,12 @@ TOOLS = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Task", "WebFet
 """The CLI's built-in tools that make sense for one request; `claude --tools` knows these names."""
 WORDS = {"claude_tools": ("the tool", "tools"), "mcp_servers": ("the MCP server", "mcp")}
 """By the field of a request: what it names, and the option of a key that allows it."""
-OPTIONS = (*EVERY, "tools", "mcp")
+NUMBERS = ("calls", "tokens")
+"""The options that bound one request of a key: calls of the model, and tokens of input and output together."""
+OPTIONS = (*EVERY, "tools", "mcp", *NUMBERS)
 CLIENT, ALLOWED_TOOLS, ALLOWED_SERVERS = b"x-llm-call-client", b"x-llm-call-tools", b"x-llm-call-mcp"
 """What the gateway says of its client: the name of its key, and what that key may use (nothing, if it says nothing)."""
+NUMBER = re.compile(r"[1-9][0-9]{0,11}")
 NAME = re.compile(rb"[A-Za-z0-9._@-]{1,64}")
 
 
@@ -30,12 +33,15 @@ class Grant:
     key: str = "anonymous"
     tools: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    calls: int | None = None
+    tokens: int | None = None
 
 
 def grant(key: Key, servers: Collection[str]) -> Grant:
     """Return what a key may use; names that do not exist (any more) allow nothing."""
     tools = tuple(name for name in key.options.get("tools", ()) if name in TOOLS)
-    return Grant(key.name, tools, tuple(name for name in key.options.get("mcp", ()) if name in servers))
+    calls, tokens = (int(key.options[name][0]) if name in key.options else None for name in NUMBERS)
+    return Grant(key.name, tools, tuple(name for name in key.options.get("mcp", ()) if name in servers), calls, tokens)
 
 
 def narrowed(granted: Grant, scope: Scope) -> Grant:
@@ -55,6 +61,8 @@ def narrowed(granted: Grant, scope: Scope) -> Grant:
         f"{granted.key}/{client.decode()}",
         tuple(name for name in granted.tools if name in tools),
         tuple(name for name in granted.servers if name in servers),
+        granted.calls,
+        granted.tokens,
     )
 
 
@@ -65,7 +73,12 @@ def _words(value: bytes | None) -> set[str]:
 def faults(key: Key, servers: Collection[str]) -> list[str]:
     """Return what is wrong with a key's options, for the reader of the keys file."""
     known = {"tools": TOOLS, "mcp": tuple(sorted(servers))}
-    return [
+    wrong = [
+        f'{option}: "{",".join(key.options[option])}" is not a whole number; the least is 1'
+        for option in NUMBERS
+        if option in key.options and not NUMBER.fullmatch(",".join(key.options[option]))
+    ]
+    return wrong + [
         f"{option}={name} does not exist; {nearest(name, known[option])}"
         for option in known
         for name in key.options.get(option, ())
@@ -93,7 +106,7 @@ def apply(ask: Ask, granted: Grant) -> Ask:
     for name in ask.servers:
         if name not in granted.servers:
             raise _forbidden(name, granted, param="mcp_servers")
-    return replace(ask, tools=tools)
+    return replace(ask, tools=tools, calls=granted.calls, tokens=granted.tokens)
 
 
 def _forbidden(name: str, granted: Grant, *, param: str) -> ApiError:

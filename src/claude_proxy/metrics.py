@@ -37,9 +37,22 @@ class Figures:
         self.cost = Series(Counter("cost_usd", "What the CLI reckons, in US dollars.", ("model",), **own))
         self.ended = Series(Counter("requests_ended", "Requests ended because they took too much.", ("bound",), **own))
         self.starts = Series(Counter("cli_starts", "CLIs that requests got: ahead or cold.", ("start",), **own))
+        told = "Calls of the model that runs made at the gate, by outcome: passed, or why it was refused."
+        self.calls = Series(Counter("model_calls", told, ("outcome",), **own))
+        self.counted = Counter(
+            "model_tokens", "Tokens of those calls, input and output, as the provider counts.", **own
+        )
         Gauge("cli_running", "CLIs that answer a request.", **own).set_function(running)
         Gauge("cli_ahead", "CLIs that were started ahead and wait.", **own).set_function(spare)
         Gauge("queue", "Requests that wait for a CLI.", **own).set_function(waiting)
+
+    def passed(self, calls: int, tokens: int, refused: str) -> None:
+        """Count what the gate tells."""
+        if refused:
+            self.calls[refused,].inc()
+        elif calls:
+            self.calls["passed",].inc(calls)
+        self.counted.inc(tokens)
 
     def begin(self, model: str) -> Observed:
         """Follow one request."""

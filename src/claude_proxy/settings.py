@@ -8,13 +8,13 @@ from pathlib import Path
 
 from claude_proxy import capacity, mcp, sandbox
 from claude_proxy.bounds import Bounds
-from serving import cors
+from serving import cors, event_stream
 from serving.settings import Env, Secret, without_password
 
 PASSED_ON = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
 """Settings that the CLI gets unchanged: where the certificates of a TLS-intercepting network lie."""
 PLACEHOLDER = "held-by-the-egress-gateway"
-"""What the CLI shows for a key where the egress gateway replaces it; the CLI starts no request without one."""
+"""What stands for a key where the egress gateway adds it; each CLI gets a token of its own in its place."""
 KEYS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 SOURCE = "CLAUDE_PROXY_CREDENTIAL"
 LOGIN = "CLAUDE_PROXY_LOGIN_FOLDER"
@@ -40,6 +40,20 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Where the gate listens, at which address CLIs find it (empty: this machine's own), and what a request may have.
+
+    `calls` and `tokens` (input and output) are for a request with tools whose key says nothing else.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    url: str = ""
+    calls: int = 200
+    tokens: int = 20_000_000
+
+
+@dataclass(frozen=True)
 class Settings:
     """The proxy's configuration. Durations are in seconds, sizes in bytes."""
 
@@ -50,6 +64,7 @@ class Settings:
     base_url: str = ""
     credential: Credential | None = None
     egress: bool = False
+    gate: Gate = field(default_factory=Gate)
     login: Path | None = None
     passed_on: dict[str, str] = field(default_factory=dict)
     sandbox: str = "best-effort"
@@ -66,6 +81,7 @@ class Settings:
     sessions: Limits = field(default_factory=Limits)
     retries: int = 2
     max_body: int = 32 * 1024 * 1024
+    keep_alive: float = event_stream.SECONDS
 
 
 def read(env: Env, memory: int | None = None) -> Settings:
@@ -88,6 +104,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
         base_url=base_url,
         credential=Credential(KEYS[0], Secret(PLACEHOLDER)) if egress else _credential(env),
         egress=egress,
+        gate=_gate(env),
         login=_login(env, egress),
         passed_on={name: env.text(name) for name in PASSED_ON if env.text(name)},
         sandbox=_sandbox(env),
@@ -104,6 +121,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
         sessions=_sessions(env),
         retries=env.integer("CLAUDE_PROXY_RETRIES", Settings.retries, minimum=0, maximum=10),
         max_body=env.integer("CLAUDE_PROXY_MAX_BODY", Settings.max_body, minimum=1024),
+        keep_alive=event_stream.seconds(env, "CLAUDE_PROXY"),
     )
     env.finish()
     return settings
@@ -161,6 +179,21 @@ def _egress(env: Env, base_url: str) -> bool:
         if env.text(name) or env.text(f"{name}_FILE"):
             env.fault(name, f"{SOURCE}=egress keeps every credential out of this service; remove it here")
     return True
+
+
+def _gate(env: Env) -> Gate:
+    url = env.text("CLAUDE_PROXY_GATE_URL").rstrip("/")
+    if url and not url.startswith("http://"):
+        env.fault(
+            "CLAUDE_PROXY_GATE_URL", f'"{without_password(url)}" is no http URL; for example http://claude-proxy:3011'
+        )
+    return Gate(
+        env.text("CLAUDE_PROXY_GATE_HOST", Gate.host),
+        env.integer("CLAUDE_PROXY_GATE_PORT", Gate.port, minimum=0, maximum=65535),
+        url,
+        env.integer("CLAUDE_PROXY_REQUEST_CALLS", Gate.calls, minimum=1),
+        env.integer("CLAUDE_PROXY_REQUEST_TOKENS", Gate.tokens, minimum=1),
+    )
 
 
 def _login(env: Env, egress: bool) -> Path | None:

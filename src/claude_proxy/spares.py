@@ -21,11 +21,12 @@ log = logging.getLogger("claude_proxy.spares")
 
 @dataclass(frozen=True, eq=False)
 class Spare:
-    """A waiting CLI, the place where it works, and the model that it was started for."""
+    """A waiting CLI, the place where it works, the model that it was started for, and the token that it shows the gate."""
 
     folder: Folder
     running: Running
     model: str
+    token: str = ""
 
 
 class Spares:

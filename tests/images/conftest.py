@@ -1,7 +1,7 @@
 """All images of all targets, built (or found up to date) once, and a client of the engine that holds them.
 
 ``SHIPYARD_TEST_IMAGES`` names images that are there already, such as those of a release, and that are looked at instead of
-built ones: ``{"api": "llm-call-api:1.2.3-release"}``, with ``api-cuda`` for a target other than prod.
+built ones, by digest: ``{"api": "sha256:..."}``, with ``api-cuda`` for a target other than prod.
 ``SHIPYARD_TEST_PLATFORM`` says of which platform they are; other than the engine's own, an emulator runs them.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 import docker
 import shipyard
-from shipyard import images, plans, sizes
+from shipyard import images, oci, plans, sizes
 from shipyard.engine import Engine
 from shipyard.models import BuildResult, Project
 from tests.support.images import CUDA, EMULATED, given_cuda
@@ -53,6 +53,8 @@ def _given(project: Project, engine: Engine) -> Iterator[None]:
     assert set(given) <= known, (
         f"SHIPYARD_TEST_IMAGES names images that docker/images.toml does not: {set(given) - known}"
     )
+    # A name may lead elsewhere by the time that a test takes it.
+    assert all(map(oci.is_digest, given.values())), f"SHIPYARD_TEST_IMAGES has names, not digests: {given}"
     with pytest.MonkeyPatch.context() as patch:
         if given:
             patch.setattr(images, "build", _instead(given, images.build))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shipyard.models import LABEL_REFERENCE
 from tests.phases import paths
 from tests.support.service import wait_until
 from tests.support.stack import Checkout, served
@@ -41,7 +42,7 @@ def test_redis_and_the_proxy_are_on_loopback(hybrid: Checkout) -> None:
 
 def test_debug_image_and_debug_logs(hybrid: Checkout) -> None:
     (found,) = json.loads(hybrid.docker("inspect", hybrid.container("llm-call-api")))
-    assert found["Config"]["Image"].endswith("-debug")
+    assert found["Config"]["Labels"][LABEL_REFERENCE].endswith("-debug")
     assert "LOG_LEVEL=debug" in found["Config"]["Env"]
     assert '"/health/accepting"' in hybrid.invoke("logs", "--service", "llm-call-api").stdout  # told at debug alone
 

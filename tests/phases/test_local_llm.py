@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shipyard import config, plans
+from shipyard.models import LABEL_REFERENCE
 from tests.phases import paths
 from tests.support import caller, tiny_model
 from tests.support.stack import Checkout, checkout
@@ -98,7 +99,7 @@ def test_a_model_without_a_file_is_no_fault_of_the_gateway(prod: Checkout) -> No
 def test_it_is_ours_and_hardened(prod: Checkout) -> None:
     found = inspected(prod, "ollama")
     version = (prod.root / "VERSION").read_text().strip()
-    assert found["Config"]["Image"] == f"llm-call-local-llm:{version}"
+    assert found["Config"]["Labels"][LABEL_REFERENCE] == f"llm-call-local-llm:{version}"
     assert found["Config"]["User"] == "10008:10008"
     assert found["State"]["Health"]["Status"] == "healthy"
     host = found["HostConfig"]
@@ -227,7 +228,7 @@ def test_the_api_serves_models_itself(with_models: Checkout) -> None:
 def test_that_api_is_the_variant_with_the_models_and_more_memory(with_models: Checkout) -> None:
     found = inspected(with_models, "llm-call-api")
     version = (with_models.root / "VERSION").read_text().strip()
-    assert found["Config"]["Image"] == f"llm-call-api:{version}-local"
+    assert found["Config"]["Labels"][LABEL_REFERENCE] == f"llm-call-api:{version}-local"
     host = found["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1 << 30, 1 << 30, 1024)
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["DeviceRequests"]) == (True, ["ALL"], None)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shipyard.models import LABEL_REFERENCE
 from tests.phases import paths
 from tests.support.service import wait_until
 from tests.support.stack import Checkout, checkout
@@ -128,11 +129,31 @@ def test_idle_services_stop_at_once(prod: Checkout) -> None:
     wait_until(lambda: prod.ask("GET", "/health")[1]["status"] == "ok", "every dependency")
 
 
+def images_of(stack: Checkout) -> dict[str, str]:
+    """The image of each service's containers, by its id."""
+    found = json.loads(stack.docker("inspect", *stack.containers()))
+    return {each["Config"]["Labels"]["com.docker.compose.service"]: each["Image"] for each in found}
+
+
+def test_containers_are_started_by_the_digest_that_was_built(prod: Checkout) -> None:
+    """Whoever builds the same version at that moment gives its name to other bytes; people read the name all the same."""
+    found = json.loads(prod.docker("inspect", *prod.containers()))
+    ours = [each for each in found if LABEL_REFERENCE in each["Config"]["Labels"]]
+    assert len(ours) >= len(SERVICES)
+    assert [each["Config"]["Image"] for each in ours] == [each["Image"] for each in ours]
+    shown = {each["service"]: each["image"] for each in prod.json("status")["services"]}
+    assert {service: shown[service].partition(":")[0] for service in ("llm-call-api", "redis")} == {
+        "llm-call-api": "llm-call-api",
+        "redis": "llm-call-redis",
+    }
+
+
 def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
-    """The same files, without the toolkit: the same containers are what it wants."""
-    before = prod.containers()
+    """The same files, without the toolkit: the same images, which it takes by name; so it makes the containers again."""
+    before = images_of(prod)
+    assert set(before) >= set(SERVICES)
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
-    assert sorted(prod.containers()) == sorted(before)
+    assert images_of(prod) == before
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "down")
     prod.compose("-f", "compose/compose.yaml", "-f", "compose/prod.yaml", "up", "-d", "--wait")
     # Compose knows that each is healthy, not that the balancer has found the API's address: `invoke prod` waits for that.

@@ -14,7 +14,7 @@ import pytest
 
 import docker
 import shipyard
-from shipyard import loading, release_build, source
+from shipyard import images, loading, owned, release_build, source
 from shipyard.artifacts import Artifact
 from shipyard.engine import Engine
 from shipyard.errors import BuildFailed, OverBudget, UnknownName
@@ -180,18 +180,19 @@ def _sleeping() -> bool:
 
 def test_the_engine_gets_the_very_bytes(small: SmallRelease, engine: Engine, tmp_path: Path) -> None:
     (one, _) = build(small, engine, tmp_path / "out", registry="127.0.0.1:5000/team")
-    reference = loading.load(engine, one)
+    mark, native = owned.mark(small.root), images.native(engine)
+    found = loading.load(engine, one, mark, native)
     client = docker.DockerClient(base_url=engine.host)
     try:
-        assert reference == "small-one:1.2.3-release"
-        assert client.api.inspect_image(reference)["Id"] == one.digest
+        assert found.name == f"small-one:1.2.3-release-{one.digest[7:23]}-{mark}"
+        assert client.api.inspect_image(found.name)["Id"] == found.digest == one.digest
         shutil.rmtree(one.layout / "blobs")  # there already: nothing is read
-        assert loading.load(engine, one) == reference
+        assert loading.load(engine, one, mark, native) == found
         for part in one.parts:
-            container = client.api.create_container(reference, command=["none"], platform=part.platform)
+            container = client.api.create_container(found.digest, command=["none"], platform=part.platform)
             client.api.remove_container(container["Id"])
     finally:
-        client.images.remove(reference, force=True)
+        client.images.remove(found.name, force=True)
         client.close()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pytest
 
 from shipyard import oci, publishing
 from shipyard.artifacts import Artifact
-from shipyard.errors import AccessDenied, RegistryFailed
+from shipyard.errors import AccessDenied, BuildFailed, RegistryFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
-from tests.support import registries
+from tests.support import own_engine, registries
 from tests.support.registry_proxy import Fault, Proxy, proxy, tls, token_service, tunnel
 from tests.support.service import wait_until
 
@@ -132,9 +132,27 @@ def test_other_bytes_than_were_tested_are_not_pushed(
     registry: registries.Served, image: Artifact, tmp_path: Path
 ) -> None:
     registries.layout(image.layout, text=b"built again")
-    with pytest.raises(RegistryFailed, match="that was tested; build again"):
+    with pytest.raises(BuildFailed, match="that was tested; something changed it since"):
         pushed(registry.address, image)
     assert registry.writes() == []
+
+
+@pytest.mark.parametrize("change", ["bytes", "shorter", "longer"])
+def test_a_file_that_changed_after_the_tests_is_not_pushed(
+    registry: registries.Served, image: Artifact, change: str
+) -> None:
+    layout = Layout(image.layout)
+    blob = layout.blob(layout.blobs(image.parts[0])[-1].digest)
+    data = blob.read_bytes()
+    blob.write_bytes({"bytes": data[:-1] + b"?", "shorter": data[:-1], "longer": data + b"?"}[change])
+    with pytest.raises(BuildFailed, match="something changed it since it was built and tested"):
+        pushed(registry.address, image)
+    client = Registry(registry.address)
+    assert client.head("tiny", image.digest) is None
+    assert not client.has_blob("tiny", layout.blobs(image.parts[0])[-1].digest)
+    blob.write_bytes(data)
+    pushed(registry.address, image)
+    assert client.head("tiny", image.digest) == image.digest
 
 
 def test_a_manifest_that_was_tampered_with_is_refused(registry: registries.Served, image: Artifact) -> None:
@@ -404,15 +422,20 @@ def test_any_other_registry_is_spoken_to_by_https(tmp_path: Path, monkeypatch: p
 
 def test_a_proxy_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = registries.free_ports(1)
-    settings = tls(tmp_path, address := f"127.0.0.2:{port}")
+    settings = tls(tmp_path, address := f"10.9.9.9:{port}")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
-    with registries.running(tmp_path / "r", settings) as served, tunnel() as between:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with own_engine.apart(), ExitStack() as running:
+        # No loopback address, for which no proxy is asked.
+        subprocess.run(["ip", "address", "add", "10.9.9.9/32", "dev", "lo"], check=True)
+        served = running.enter_context(registries.running(tmp_path / "r", settings))
+        between = running.enter_context(tunnel())
         monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:p%40ss@{between.address}")
         image = registries.artifact(tmp_path / "tiny", address)
         assert pushed(address, image).sent == 5
         assert set(between.asked) == {(address, "Basic " + base64.b64encode(b"somebody:p@ss").decode())}
         before = len(between.asked)
-        monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.2")
+        monkeypatch.setenv("NO_PROXY", "example.org,10.9.0.0/16")
         assert publishing.present(Registry(served.address), image)
         assert len(between.asked) == before
         monkeypatch.delenv("NO_PROXY")

@@ -119,6 +119,9 @@ def act(mode: str, rest: str) -> None:
         sys.exit(f"the key is {SECRET}")
     elif mode == "describe":
         answer(json.dumps(describe()))
+    elif mode == "stay":
+        begin(json.dumps(describe()))
+        time.sleep(600)
     elif mode == "attempt":
         answer(json.dumps([attempt(*each) for each in json.loads(rest)]))
     elif mode == "restart":

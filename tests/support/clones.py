@@ -20,6 +20,7 @@ from shipyard.errors import RegistryFailed
 from shipyard.journal import Journal
 from shipyard.registry import Registry
 from shipyard.world import Options
+from tests.support.dispositions import by_default
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
 
@@ -125,7 +126,7 @@ class Clone:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GIT_"))}
         environment = {**kept, "SHIPYARD_REGISTRY": self.registry, **self.extra}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
-        return subprocess.Popen(argv, cwd=self.root, env=environment, process_group=0, **pipes)
+        return subprocess.Popen(by_default(argv), cwd=self.root, env=environment, process_group=0, **pipes)
 
     def invoke(self, *words: str, status: int = 0, seconds: float = 180) -> str:
         """Run a verb to its end, hold it to its exit status; what it said."""

@@ -175,9 +175,9 @@ class Scene:
 
     def put(self, subject: str, bundle: bytes) -> dict[str, Any]:
         """Bring anything there that says it is a bundle about a digest; its descriptor, to be hung there."""
-        path = self.checkout.root / "bundle"
         found = {}
         for name, data in (("config", b"{}"), ("layer", bundle)):
+            path = self.checkout.root / oci.digest(data).removeprefix("sha256:")
             path.write_bytes(data)
             self.registry.push_blob("tiny", oci.digest(data), path)
             found[name] = {"mediaType": dsse.BUNDLE, "digest": oci.digest(data), "size": len(data)}

@@ -52,6 +52,8 @@ async def post(library: Any, target: Target, call: Call) -> Answered:
     """Ask and return what looks like an HTTP response, whatever its status. Raises TimeoutError."""
     asked, upstream = call.asked, target.upstream
     options = {name: value for name, value in asked.body.items() if name not in LEFT_OUT}
+    if call.counting:
+        options["stream_options"] = {**(asked.body.get("stream_options") or {}), "include_usage": True}
     options |= {"model": target.upstream_name, "timeout": target.timeout, "num_retries": 0, "max_retries": 0}
     if upstream.base_url:
         options["api_base"] = upstream.base_url

@@ -11,8 +11,10 @@ from llm_call.api.gateway import Gateway
 from llm_call.api.request import reject
 from serving import body
 from serving.errors import ApiError
+from serving.strict_json import Names
 
 FEEDBACK_BYTES = 4096
+FEEDBACK = Names(("request_id", "rating"))
 
 
 def routes(gateway: Gateway) -> list[Path]:
@@ -26,7 +28,7 @@ def routes(gateway: Gateway) -> list[Path]:
         if not gateway.learner:
             message = "Learned routing is off, so nothing is rated; ENABLE_RL_ROUTING=true switches it on."
             raise ApiError(409, message, code="routing_disabled")
-        fields = body.parse(await body.read(request.scope, request.receive, FEEDBACK_BYTES))
+        fields = (await body.document(request.scope, request.receive, FEEDBACK_BYTES, FEEDBACK)).members
         ident, rating = fields.get("request_id"), fields.get("rating")
         if not isinstance(ident, str) or not ident:
             reject("request_id", "is what the answer's header x-request-id said")

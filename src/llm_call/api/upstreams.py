@@ -143,7 +143,7 @@ class Upstreams:
             timeout = _timeout(target.timeout)
         return await self._open_session().post(
             place.urls[asked.wire],
-            data=asked.named(target.upstream_name),
+            data=call.sent(target),
             headers=headers,
             timeout=timeout,
             allow_redirects=False,

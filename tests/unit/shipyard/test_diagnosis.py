@@ -54,6 +54,43 @@ def test_older() -> None:
 # --- engine ---
 
 
+@pytest.mark.parametrize(
+    ("info", "daemon", "state", "words"),
+    [
+        ({}, {}, OK, "none by which a start fails"),
+        ({"SecurityOptions": None, "IPv4Forwarding": True, "DefaultRuntime": "runc"}, {"iptables": True}, OK, "none"),
+        (
+            {
+                "SecurityOptions": [
+                    "name=seccomp,profile=builtin",
+                    "name=cgroupns",
+                    "name=no-new-privileges",
+                    "name=apparmor",
+                ]
+            },
+            {"icc": False, "live-restore": True, "userland-proxy": False, "default-ulimits": {"nofile": {"Soft": 64}}},
+            OK,
+            "none",
+        ),
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=userns"]}, {}, FAIL, "userns-remap"),
+        ({"SecurityOptions": ["name=rootless", "name=userns"]}, {}, FAIL, "rootless"),
+        ({}, {"iptables": False, "ip-masq": False}, FAIL, "iptables=false: nothing keeps networks apart"),
+        ({}, {"ip-masq": False}, WARN, "ip-masq=false"),
+        ({"IPv4Forwarding": False}, {}, FAIL, "forwards no packets"),
+        ({"SecurityOptions": ["name=seccomp,profile=/etc/docker/own.json"]}, {}, WARN, "/etc/docker/own.json"),
+        ({"SecurityOptions": ["name=seccomp,profile=unconfined"]}, {}, OK, "none"),
+        ({"SecurityOptions": ["name=selinux"]}, {}, WARN, "SELinux"),
+        ({"DefaultRuntime": "runsc"}, {}, WARN, "run by runsc"),
+        ({"SecurityOptions": ["name=userns"], "DefaultRuntime": "runsc"}, {}, FAIL, "userns-remap: it gives"),
+    ],
+)
+def test_settings_of_the_whole_engine(info: dict[str, Any], daemon: dict[str, Any], state: str, words: str) -> None:
+    found = engine.settings(info, daemon)
+    assert found.state == state
+    assert words in found.seen
+    assert bool(found.mend) == (state in (WARN, FAIL))
+
+
 def test_an_engine_that_does_not_answer() -> None:
     found = engine.engine(Reached("none", "", "", wanted="unix:///gone.sock"))
     assert found == fail("DOCKER_HOST=unix:///gone.sock does not answer", "start that engine, or `unset DOCKER_HOST`")

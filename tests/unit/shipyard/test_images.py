@@ -59,7 +59,9 @@ class Client:
         self.images, self.api = double.images, self
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        self.images[f"{repository}:{tag}"] = self.images[image]
+        self.images[f"{repository}:{tag}"] = next(
+            each for each in reversed(self.images.values()) if each["Id"] == image
+        )
 
     def remove_image(self, image: str, *, noprune: bool) -> None:
         assert noprune

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shipyard import inputs, plans
+from shipyard import inputs, owned, plans
 from shipyard.errors import UnknownName
 from shipyard.models import Base, Image, Job, Project
 
@@ -120,8 +120,10 @@ def test_a_job_is_complete(project: Project) -> None:
         reference="localhost:5000/llm-call-api:1.2.3-dev",
         files=files,
         inputs=inputs.combine(files, settings),
+        owner=owned.mark(project.root),
     )
     assert made.key == "api-dev"
+    assert made.candidate == f"localhost:5000/llm-call-api:1.2.3-dev-candidate-{owned.mark(project.root)}"
 
 
 def test_what_belongs_to_the_hash_of_a_job(project: Project) -> None:

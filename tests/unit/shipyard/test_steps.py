@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from shipyard import errors, pipeline, source, world
 from shipyard.artifacts import Artifact, Part
+from shipyard.loading import Loaded
 from shipyard.steps import preflight, test
 
 
@@ -47,16 +49,25 @@ def test_an_image_is_tested_on_those_platforms_that_it_has(monkeypatch: pytest.M
 
     asked: list[tuple[str, dict[str, str]]] = []
     forgotten: list[str] = []
+
+    def load(engine: object, each: Artifact, mark: str, native: str, platform: str = "") -> Loaded:
+        return Loaded(
+            each.key, f"{each.tag} {platform}".strip(), f"sha256:{each.tag} {platform}".strip(), platform or native
+        )
+
     monkeypatch.setattr(test.images, "native", lambda engine: "linux/amd64")
-    monkeypatch.setattr(test.loading, "load", lambda engine, each, platform="": f"{each.tag} {platform}".strip())
-    monkeypatch.setattr(test.loading, "unload", lambda engine, references: forgotten.extend(references))
+    monkeypatch.setattr(test.loading, "load", load)
+    monkeypatch.setattr(test.loading, "held", lambda *_: nullcontext())
+    monkeypatch.setattr(test.loading, "check", lambda *_: None)
+    monkeypatch.setattr(test.loading, "sweep", lambda *_: None)
+    monkeypatch.setattr(test.loading, "unload", lambda engine, loaded: forgotten.extend(each.name for each in loaded))
     monkeypatch.setattr(test, "emulated", lambda platform: True)
     monkeypatch.setattr(test, "_pytest", lambda _, given, platform: asked.append((platform, given)) or "1 passed")
     artifacts = (artifact("prod", "linux/amd64", "linux/arm64"), artifact("cuda", "linux/amd64"))
-    test._run(SimpleNamespace(engine=None, artifacts=artifacts, digests={}))
+    test._run(SimpleNamespace(engine=None, root=Path(), artifacts=artifacts, digests={}))
     assert asked == [
-        ("linux/amd64", {"api-prod": "prod", "api-cuda": "cuda"}),
-        ("linux/arm64", {"api-prod": "prod linux/arm64"}),
+        ("linux/amd64", {"api-prod": "sha256:prod", "api-cuda": "sha256:cuda"}),
+        ("linux/arm64", {"api-prod": "sha256:prod linux/arm64"}),
     ]
     assert forgotten == ["prod", "cuda", "prod linux/arm64"]
 

@@ -69,7 +69,8 @@ class Fleet:
         except Refused as refused:
             return Refusal(refused)
         try:
-            body, headers = call.asked.named(target.upstream_name), {"x-request-id": call.ident}
+            body = call.sent(target)
+            headers = {"x-request-id": call.ident}
             response = await running.post(call.asked.wire, body, headers, target.timeout)
         except aiohttp.ClientError as error:
             told = await resident.explain(running, error)
