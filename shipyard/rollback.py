@@ -32,7 +32,7 @@ def promote(project: Project, version: str, registry: str) -> Mapping[str, Any]:
         raise ReleaseRefused(msg)
     path = lease_of(project)
     with lease.held(path, f"invoke promote of {version}") as held:
-        report = verification.verify(project, version, registry)
+        report = verification.verify(project, version, registry, verification.RELEASE)
         verification.demand(report, aliases=False)  # those are what it mends
         journal = Journal(path.with_name(f"{version}.jsonl"))
         journal.write("promote", "begun", {"registry": registry})

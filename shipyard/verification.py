@@ -26,8 +26,6 @@ from shipyard.registry import Registry
 _AT_ONCE = 4
 #: Seconds for a whole verification: one of 14 images takes about five. With layers, a minute for each GB of a release.
 TIMEOUT, DEEP = 60.0, 900.0
-#: Seconds for the one inside a release, which runs beside whatever else the machine does and must not fail for that.
-RELEASE = 600.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,18 @@ class Report:
 class Options:
     """How ``verify`` looks. ``timeout`` is in seconds; 0 means TIMEOUT, or DEEP with ``deep``, which reads every layer.
 
-    ``allow_older`` takes a moving tag that names something older than what was promoted, or of which nobody knows.
+    ``allow_older`` takes a moving tag that names something older than what was promoted, or of which nobody knows;
+    ``more`` says what to do when the time was too short.
     """
 
     deep: bool = False
     timeout: float = 0.0
     allow_older: bool = False
+    more: str = "--timeout SECONDS gives it more"
+
+
+#: The verification inside a release or a promotion runs beside whatever else the machine does, and must not fail for that.
+RELEASE = Options(timeout=600.0, more="is the registry that slow? The same command goes on from here")
 
 
 def verify(project: Project, what: str, registry: str, options: Options = Options()) -> Report:
@@ -79,7 +83,7 @@ def verify_artifacts(project: Project, artifacts: Iterable[Artifact]) -> Report:
         subjects.append(
             Subject(found.registry, found.repository, each.digest, image, each.target, project.version, pushed=True)
         )
-    work = _Work(project, project.version, Options(timeout=RELEASE))
+    work = _Work(project, project.version, RELEASE)
     return work.held(lambda: work.read(subjects))
 
 
@@ -122,7 +126,7 @@ class _Work:
     def __init__(self, project: Project, what: str, options: Options) -> None:
         self.project, self.what, self.options, self.begun = project, what, options, time.monotonic()
         self.seconds = options.timeout or (DEEP if options.deep else TIMEOUT)
-        self.deadline = Deadline(self.seconds, f"the verification of {what}", "--timeout SECONDS gives it more")
+        self.deadline = Deadline(self.seconds, f"the verification of {what}", options.more)
         self.ours = signing.trust(project)
         self._clients: dict[str, Registry] = {}
 
@@ -274,7 +278,7 @@ def _second_opinion(project: Project, checks: Iterable[Check], deadline: Deadlin
                 )
                 deadline.check()
                 try:
-                    signing.authenticated(project, host, argv, seconds=deadline.left)
+                    signing.authenticated(project, host, [*argv, *cosign.SILENT], seconds=deadline.left)
                 except SigningFailed as failed:
                     return str(failed)
                 except RegistryFailed as failed:

@@ -6,6 +6,7 @@ Sigstore's TUF mirror for its trusted root all the same; with these two options 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 #: What cosign calls the attestations of a release, and their predicate types.
 PREDICATES = {"cyclonedx": "https://cyclonedx.org/bom", "slsaprovenance1": "https://slsa.dev/provenance/v1"}
 
+#: Added where nobody reads what cosign prints: each attestation in full, as often as somebody hung it there.
+SILENT = ("--output-file", os.devnull)
 #: Where an identity token comes from: one that is given, or GitHub's service for a job with ``id-token: write``.
 TOKENS = ("SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL")
 _OFFLINE = ("--tlog-upload=false", "--use-signing-config=false")
