@@ -22,8 +22,6 @@ from claude_proxy.gate.provider import Provider
 from claude_proxy.gate.server import Server
 from serving import logs
 
-BACKLOG = 2048
-
 
 class Control:
     """Hears the proxy: `grant` with token and rights, `revoke`; says what was used: `run` with calls and tokens."""
@@ -55,7 +53,7 @@ async def serve(control: socket.socket, listener: socket.socket, base_url: str) 
     """Serve until the proxy is gone."""
     reader, writer = await asyncio.open_connection(sock=control)
     heard = Control(base_url, writer)
-    await asyncio.get_running_loop().create_server(heard.server.connection, sock=listener, backlog=BACKLOG)
+    heard.server.open(listener)
     while line := await reader.readline():
         heard.hear(line)
 

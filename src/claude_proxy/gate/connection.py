@@ -1,22 +1,13 @@
-"""A TCP connection as bytes to wait for, with bounds on what it holds, and the gate's door: who may hold one, how long."""
+"""A TCP connection as bytes to wait for, with a bound on what it holds."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
 HIGH_WATER = 256 * 1024
 """In bytes: what is read of a connection before somebody takes it."""
-STRANGERS, MOST_STRANGERS = 1024, 4096
-"""Connections that have shown no token yet: above the first number the oldest is closed, if it had time to show one; above
-the second no other is let in."""
-SHOW_SECONDS = 0.5
-"""How long a connection may take to show a token while too many others wait; the CLI's head comes in milliseconds."""
-PER_SOURCE = 256
-"""Connections of one address, but for this machine's own: all its runs come from there."""
 
 
 class Gone(ConnectionError):
@@ -24,13 +15,13 @@ class Gone(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `on_lost` is called once, when it is gone."""
+    """One connection. `on_made`, `on_begun` (the first byte is here) and `on_lost` are called at their time, once each."""
 
-    def __init__(self, on_made: Callable[[Connection], None] | None = None) -> None:
-        self._on_made = on_made
+    def __init__(self) -> None:
+        self.on_made: Callable[[], None] | None = None
+        self.on_begun: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.transport: asyncio.Transport
-        self.source = ""
         self.made = 0.0
         self.ended = False
         self._buffer = bytearray()
@@ -42,15 +33,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its type
-        peer = transport.get_extra_info("peername")
-        self.source = str(peer[0]) if peer else ""
         self.made = asyncio.get_running_loop().time()
-        if self._on_made:
-            self._on_made(self)
+        if self.on_made:
+            self.on_made()
 
     def data_received(self, data: bytes) -> None:
         """Keep what came, until it is taken."""
         self._buffer += data
+        if begun := self.on_begun:
+            self.on_begun = None
+            begun()
         if len(self._buffer) > HIGH_WATER and not self._paused:
             self._paused = True
             self.transport.pause_reading()
@@ -139,47 +131,3 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class Door:
-    """Counts connections by where they come from, and bounds those that have shown no token yet."""
-
-    def __init__(self, strangers: int = STRANGERS, most: int = MOST_STRANGERS, per_source: int = PER_SOURCE) -> None:
-        self._usual = strangers
-        self._most = most
-        self._per_source = per_source
-        self._strangers: dict[Connection, None] = {}
-        self._sources: Counter[str] = Counter()
-
-    def enter(self, connection: Connection) -> bool:
-        """Let a connection in, or close it; where too many wait at the door, the one that waited longest goes."""
-        source = connection.source
-        full = len(self._strangers) >= self._most
-        if full or (self._sources[source] >= self._per_source and not _own(source)):
-            connection.transport.abort()
-            return False
-        self._sources[source] += 1
-        self._strangers[connection] = None
-        oldest = next(iter(self._strangers))
-        if len(self._strangers) > self._usual and connection.made - oldest.made > SHOW_SECONDS:
-            del self._strangers[oldest]
-            oldest.transport.abort()
-        return True
-
-    def know(self, connection: Connection) -> None:
-        """Take a connection for one of a run."""
-        self._strangers.pop(connection, None)
-
-    def leave(self, connection: Connection) -> None:
-        """Forget a connection that was let in."""
-        self._strangers.pop(connection, None)
-        self._sources[connection.source] -= 1
-        if self._sources[connection.source] <= 0:
-            del self._sources[connection.source]
-
-
-def _own(source: str) -> bool:
-    try:
-        return ipaddress.ip_address(source).is_loopback
-    except ValueError:
-        return False

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +49,8 @@ class Run:
     refused: str = ""
     before: tuple[int, int] = (0, 0)
     """Calls and tokens that an earlier process of the gate counted."""
+    told: set[str] = field(default_factory=set)
+    """The reasons of refusals that are in the log: each once."""
     ended: bool = False
 
     def left(self) -> Rights:
@@ -187,6 +189,9 @@ class Link:
         if run:
             calls, tokens = run.before[0] + said["calls"], run.before[1] + said["tokens"]
             self._count(calls - run.calls, tokens - run.tokens, said["refused"])
+            if said["refused"] and said["refused"] not in run.told:
+                run.told.add(said["refused"])
+                log.warning("the gate refused a call", extra={"reason": said["refused"], "model": run.rights.model})
             run.calls, run.tokens, run.refused = calls, tokens, said["refused"] or run.refused
 
     async def _start(self) -> asyncio.StreamReader:

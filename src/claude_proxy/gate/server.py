@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 
 from claude_proxy.gate import document, head
-from claude_proxy.gate.connection import HIGH_WATER, Connection, Door, Gone
+from claude_proxy.gate.connection import HIGH_WATER, Connection, Gone
+from claude_proxy.gate.door import Door
 from claude_proxy.gate.ledger import CONNECTIONS, Account, Ledger
 from claude_proxy.gate.provider import Answer, Provider, Unreachable
 from claude_proxy.gate.refusal import Refusal, malformed
@@ -30,6 +32,10 @@ READ_SECONDS = 60.0
 """How long a run may leave an answer unread that waits for it."""
 LINGER_SECONDS = 2.0
 """How long a client may take to read the end of a connection."""
+READERS = 2
+"""Large bodies that are read at the same time: the values of one take up to 150 MB while it is."""
+PATIENCE_SECONDS = 0.01
+"""Between two refusals that one run gets: so it gets a hundred a second."""
 LARGE = 256 * 1024
 """From how many bytes on a body is read in a thread, so that nobody else waits for it."""
 RETURNED = (b"content-type", b"cache-control", b"request-id", b"retry-after", b"x-should-retry")
@@ -46,12 +52,13 @@ class Server:
         self._ledger = ledger
         self._provider = provider
         self._report = report
-        self._door = Door()
+        self._door = Door(self._begun)
+        self._readers = asyncio.Semaphore(READERS)
         self._tasks: dict[asyncio.Task[None], Account | None] = {}
 
-    def connection(self) -> Connection:
-        """Return the protocol of a new connection."""
-        return Connection(self._serve)
+    def open(self, listener: socket.socket) -> None:
+        """Begin to serve."""
+        self._door.open(listener)
 
     async def end(self, account: Account | None) -> None:
         """Cut off every connection of a run, and wait until nothing of it is left."""
@@ -61,17 +68,17 @@ class Server:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _serve(self, connection: Connection) -> None:
-        if not self._door.enter(connection):
-            return
+    def _begun(self, connection: Connection) -> None:
         task = asyncio.get_running_loop().create_task(_Talk(self, connection).run())
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
+        leave = connection.on_lost
 
         def lost() -> None:
-            self._door.leave(connection)
             # Whoever leaves wants no answer: the call to the provider ends, too.
             task.cancel()
+            if leave:
+                leave()
 
         connection.on_lost = lost
 
@@ -131,6 +138,10 @@ class _Talk:
                 self._server._report(self._account, refusal.reason)
             if self._answered:
                 return False
+            if self._account:
+                # One after the other, so that a run that is refused again and again takes no time from others.
+                async with self._account.patience:
+                    await asyncio.sleep(PATIENCE_SECONDS)
             # Only a request that was read to its end leaves the connection fit for another one.
             stays = bool(self._account) and read == length and not asked.last
             await self._connection.write(refusal.answer(close=not stays))
@@ -180,9 +191,7 @@ class _Talk:
             account.check(time.monotonic())
             account.calls += 1
             self._server._report(account, "")
-            async with account.reading:
-                wanted = await asyncio.to_thread(document.read, body) if len(body) > LARGE else document.read(body)
-            account.admit(wanted)
+            account.admit(await self._read(account, body))
             counter = Counter(len(body))
             whole = False
             try:
@@ -200,6 +209,13 @@ class _Talk:
             finally:
                 account.tokens += sum(counter.tokens(whole=whole))
                 self._server._report(account, "")
+
+    async def _read(self, account: Account, body: bytes) -> document.Asked:
+        if len(body) <= LARGE:
+            return document.read(body)
+        # One of a run at a time, so that its own wait for each other and not for those of others.
+        async with account.reading, self._server._readers:
+            return await asyncio.to_thread(document.read, body)
 
     async def _pass_on(self, answer: Answer, counter: Counter, *, last: bool) -> None:
         if answer.header(b"content-encoding") not in (b"", b"identity"):
