@@ -45,7 +45,7 @@ def first_text(proxy: Proxy) -> float:
             break
     took = time.perf_counter() - begin
     stream.close()
-    wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, "the CLI does not end")
+    wait_until(lambda: proxy.metric("claude_proxy_cli_running ") == 0, "the CLI does not end", 30)
     return took
 
 
@@ -109,7 +109,7 @@ def main() -> None:
             times: tuple[list[float], list[float]] = ([], [])
             for _ in range(RUNS):
                 # The next one has to be up, as it is after a second of silence; its start must disturb neither.
-                wait_until(lambda: ahead.metric("claude_proxy_cli_ahead ") == 1, "no CLI waits")
+                wait_until(lambda: ahead.metric("claude_proxy_cli_ahead ") == 1, 10, "no CLI waits")
                 time.sleep(1.5)
                 times[1].append(first_text(cold))
                 times[0].append(first_text(ahead))
