@@ -12,6 +12,8 @@ from serving.settings import SettingsError
 NAME = re.compile(r"([A-Za-z0-9._@-]{1,64}):([0-9a-fA-F]{64})")
 EVERY = ("rpm", "models")
 """The options that every service understands unless it says otherwise."""
+NUMBERS = ("calls", "tokens")
+"""Options of some services with one whole number: what one request of the key may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,9 @@ def _wrong(option: str, value: str) -> list[str]:
     if option == "rpm":
         well = value.isascii() and value.isdigit() and int(value) > 0
         return [] if well else [f'rpm: "{value}" is not a number of requests per minute; the least is 1']
+    if option in NUMBERS:
+        well = value.isascii() and value.isdigit() and int(value) > 0
+        return [] if well else [f'{option}: "{value}" is not a number for one request; the least is 1']
     if not all(value.split(",")):
         return [f'{option}: "{value}" holds an empty name; write names with commas and no blanks between']
     if option == "models" and any("*" in each[:-1] for each in value.split(",")):

