@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from shipyard import attachments, evidence, oci, recorded, sbom, tags, versions
+from shipyard import attachments, evidence, freshness, oci, recorded, sbom, tags, versions
 from shipyard.artifacts import Attachment, Published
 from shipyard.attachments import Attached
 from shipyard.commands.cosign import PREDICATES, SIGNATURE
 from shipyard.dsse import Statement
+from shipyard.freshness import Promoted
 from shipyard.models import LABEL_PLATFORMS, LABEL_TARGET, Image, Project
 from shipyard.published import Finding, Reader, Seen
 from shipyard.registry import Registry
@@ -74,8 +75,9 @@ class _Heard:
 class Check:
     """The checks of one image. ``findings`` and ``seen`` are filled by ``run``."""
 
-    def __init__(self, project: Project, registry: Registry, ours: Trust, subject: Subject) -> None:
+    def __init__(self, project: Project, registry: Registry, ours: Trust, subject: Subject, promoted: Promoted) -> None:
         self.project, self.registry, self.ours, self.subject = project, registry, ours, subject
+        self.promoted = promoted
         self.findings: list[Finding] = []
         self.seen = Seen("")
 
@@ -96,6 +98,7 @@ class Check:
         self._platforms(seen)
         self._labels(seen)
         self._tested(seen)
+        self._fresh(seen)
         signatures, attestations = self._evidence(seen)
         return Published(
             subject.image.name if subject.image else subject.repository,
@@ -162,6 +165,12 @@ class Check:
         if known and known != seen.digest:
             hint = "test these very bytes" if subject.pushed else "somebody moved the tag"
             self.find("untested", f"it is {seen.digest}, what this checkout tested and released is {known}", hint)
+
+    def _fresh(self, seen: Seen) -> None:
+        """A moving tag has to name what was promoted last; who names a version or a digest has chosen it."""
+        subject, reference = self.subject, self.subject.reference
+        if not oci.is_digest(reference) and reference != tags.tag(subject.version, subject.target):
+            self.findings += self.promoted.findings(subject.place, reference, seen.digest, subject.version)
 
     def references(self, kind: str) -> list[str]:
         """What cosign is asked about: signatures (no kind) of index and platforms, or the attestations of one kind."""
@@ -267,4 +276,14 @@ class Check:
                 if problem := asked.misplaced(each, named, known):
                     hint = f"`invoke promote --version {known or version}` moves it back"
                     self.find(ALIAS, f"{each} names {named}, {problem}", hint)
+            if named and each not in (own, subject.reference) and not subject.pushed:
+                self._moved(each, named)
         return tuple(found)
+
+    def _moved(self, alias: str, named: str) -> None:
+        """Another moving tag than the one that was asked for, where the statement of channels says something else of it."""
+        stated = self.promoted.names(alias)
+        told = any(each.kind in (ALIAS, *freshness.TAGS) for each in self.findings)
+        if stated and stated.digest != named and not told:
+            hint = f"`invoke promote --version {stated.version}` moves it back"
+            self.find(ALIAS, f"{alias} names {named}, and {stated.version} was promoted ({stated.digest[:19]})", hint)

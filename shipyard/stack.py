@@ -19,6 +19,7 @@ from shipyard import (
     overlays,
     ports,
     quantities,
+    reached,
     remembered,
     rotation,
     secrets,
@@ -26,8 +27,10 @@ from shipyard import (
     signals,
     variants,
 )
-from shipyard.engine import api, lock
-from shipyard.errors import ConfigError, StackFailed, UnknownName
+from shipyard.diagnosis import open_files
+from shipyard.engine import api, embedded, lock
+from shipyard.engine import status as engine_status
+from shipyard.errors import ConfigError, PortInUse, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
 
@@ -68,6 +71,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
         folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
     for note in variants.notes(selection, settings):
         console.warn(note)
+    _warn_of_files()
     overlays.check(project, engine, selection)
     variants.prepare(project, selection, settings)
     if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
@@ -202,12 +206,35 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
         "version": project.version,
         "project": dotenv.project_name(project.root),
         "services": services,
+        "published": reached.published(engine, found),
+        "engine": _engine(),
     }
 
 
+def _engine() -> str:
+    """The engine, what forwards its ports and how many files it may have open."""
+    found = engine_status()
+    by = "the kernel" if found.forwards == "kernel" else found.forwards
+    parts = [f"{found.kind} {found.version}"]
+    parts += [f"ports forwarded by {by}"] if by else []
+    parts += [f"{found.open_files} open files"] if found.open_files else []
+    return ", ".join(parts)
+
+
+def _warn_of_files() -> None:
+    """Say so when the engine may run out of files, and end the published port with that."""
+    found = engine_status()
+    judged = open_files.judge(found.open_files, found.forwards, found.kind)
+    if judged.mend:
+        console.warn(f"open files of the engine: {judged.seen}; {', then '.join(judged.mend)}")
+
+
 def _check_ports(move: moves.Move) -> None:
-    """Raise PortInUse for ports that are taken, but not by this stack itself."""
+    """Raise PortInUse for ports that are taken, but not by this stack itself, and for those that cannot be had."""
     ours = containers.published(move.engine, move.name)
+    six = sorted({each.address for each in quantities.wanted(move.config) if ":" in each.address})
+    if six and move.engine.kind == "embedded" and embedded.forwards() == "kernel":
+        raise PortInUse(ports.SIX.format(address=", ".join(six)))
     wanted = [each for each in quantities.wanted(move.config) if each.port not in ours]
     ports.check(wanted, containers.published(move.engine))
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from shipyard import console, oci, recorded, signing, signing_keys, tags, versions
+from shipyard import channels, console, freshness, oci, recorded, signing, signing_keys, tags, versions
 from shipyard.artifacts import RELEASED, Artifact, Published
 from shipyard.commands import cosign
 from shipyard.commands.cosign import PREDICATES
 from shipyard.deadline import Deadline
 from shipyard.errors import RegistryFailed, SigningFailed, UnknownName, VerificationFailed
+from shipyard.freshness import Promoted
 from shipyard.image_checks import ALIAS, Check, Subject
 from shipyard.models import Project
 from shipyard.names import perhaps
@@ -25,8 +26,6 @@ from shipyard.registry import Registry
 _AT_ONCE = 4
 #: Seconds for a whole verification: one of 14 images takes about five. With layers, a minute for each GB of a release.
 TIMEOUT, DEEP = 60.0, 900.0
-#: Seconds for the one inside a release, which runs beside whatever else the machine does and must not fail for that.
-RELEASE = 600.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Report:
     findings: tuple[Finding, ...]
     cosign: bool
     seconds: float
-    #: What is worth knowing and wrong all the same, but was accepted (``--allow-older``).
+    #: What was wrong and accepted (``--allow-older``).
     accepted: tuple[Finding, ...] = ()
     #: Whether the layers' bytes were read too.
     layers: bool = False
@@ -46,14 +45,24 @@ class Report:
 
 @dataclass(frozen=True)
 class Options:
-    """How ``verify`` looks. ``timeout`` is in seconds; 0 means TIMEOUT, or DEEP with ``deep``, which reads every layer."""
+    """How ``verify`` looks. ``timeout`` is in seconds; 0 means TIMEOUT, or DEEP with ``deep``, which reads every layer.
+
+    ``allow_older`` takes a moving tag that names something older than what was promoted, or of which nobody knows;
+    ``more`` says what to do when the time was too short.
+    """
 
     deep: bool = False
     timeout: float = 0.0
+    allow_older: bool = False
+    more: str = "--timeout SECONDS gives it more"
+
+
+#: The verification inside a release or a promotion runs beside whatever else the machine does, and must not fail for that.
+RELEASE = Options(timeout=600.0, more="is the registry that slow? The same command goes on from here")
 
 
 def verify(project: Project, what: str, registry: str, options: Options = Options()) -> Report:
-    """Verify a version, a reference, or a digest of an index; ``registry`` is ``HOST[:PORT][/PREFIX]``.
+    """Verify a version, a moving tag, a reference, or a digest of an index; ``registry`` is ``HOST[:PORT][/PREFIX]``.
 
     Raises UnknownName for what is none of these or is nowhere, SigningFailed without a public key, RegistryFailed (TooLate
     when ``options.timeout`` is over) and AccessDenied; what is wrong with the images is in the report.
@@ -74,7 +83,7 @@ def verify_artifacts(project: Project, artifacts: Iterable[Artifact]) -> Report:
         subjects.append(
             Subject(found.registry, found.repository, each.digest, image, each.target, project.version, pushed=True)
         )
-    work = _Work(project, project.version, Options(timeout=RELEASE))
+    work = _Work(project, project.version, RELEASE)
     return work.held(lambda: work.read(subjects))
 
 
@@ -102,6 +111,8 @@ def show(report: Report, *, json: bool) -> None:
             for each in report.images
         ]
         console.table(header, rows)
+    for each in report.accepted:
+        console.warn(str(each))
     demand(report)
     beside = "" if report.cosign else "; cosign is not here to look at it too"
     console.step(f"{report.what} is what it should be ({report.seconds:.1f} s{beside})")
@@ -115,7 +126,7 @@ class _Work:
     def __init__(self, project: Project, what: str, options: Options) -> None:
         self.project, self.what, self.options, self.begun = project, what, options, time.monotonic()
         self.seconds = options.timeout or (DEEP if options.deep else TIMEOUT)
-        self.deadline = Deadline(self.seconds, f"the verification of {what}", "--timeout SECONDS gives it more")
+        self.deadline = Deadline(self.seconds, f"the verification of {what}", options.more)
         self.ours = signing.trust(project)
         self._clients: dict[str, Registry] = {}
 
@@ -135,11 +146,13 @@ class _Work:
         checks, images = self.deadline.hold(read, self.stop)
         findings = [finding for check in checks for finding in check.findings]
         findings += _of_one_commit(self.what, images)
+        accepted = tuple(each for each in findings if self.options.allow_older and each.kind in freshness.ACCEPTED)
+        findings = [each for each in findings if each not in accepted]
         second = signing_keys.present()
         if second:
             findings += _second_opinion(self.project, checks, self.deadline)
         published, seconds = tuple(each for each in images if each), round(time.monotonic() - self.begun, 3)
-        return Report(self.what, published, tuple(findings), second, seconds, layers=self.options.deep)
+        return Report(self.what, published, tuple(findings), second, seconds, accepted, self.options.deep)
 
     def read(self, found: Iterable[Subject]) -> tuple[list[Check], list[Published | None]]:
         """Look at every image, several at a time."""
@@ -148,7 +161,14 @@ class _Work:
             self._whole(each)
         for host in dict.fromkeys(each.host for each in subjects):
             self.client(host).ping()
-        checks = [Check(self.project, self.client(each.host), self.ours, each) for each in subjects]
+        promoted = {
+            (each.host, each.repository): Promoted(self.project, self.client(each.host), each.repository, self.ours)
+            for each in subjects
+        }
+        checks = [
+            Check(self.project, self.client(each.host), self.ours, each, promoted[each.host, each.repository])
+            for each in subjects
+        ]
         # An identity is checked by cosign: a process for each question, and those start from one thread alone.
         if self.ours.key is None:
             return checks, [each.run() for each in checks]
@@ -203,11 +223,12 @@ def _subjects(work: _Work, registry: str) -> Iterator[Subject]:
         if not found:
             msg = f"{registry} has {what} in none of the repositories {', '.join(paths.values())}"
             raise UnknownName(msg)
-    elif not versions.problem(what):
-        for image in recorded.declared(project, what).values():
+    elif channels.is_channel(what) or not versions.problem(what):
+        version = "" if channels.is_channel(what) else what
+        for image in (recorded.declared(project, what) if version else project.images).values():
             path = f"{prefix}/{image.repository}".lstrip("/")
             for target in (each for each in RELEASED if each in image.targets):
-                yield Subject(host, path, tags.tag(what, target), image, target, what)
+                yield Subject(host, path, tags.tag(what, target), image, target, version)
     else:
         yield _referred(project, what, host, paths)
 
@@ -233,7 +254,7 @@ def _of_one_commit(what: str, images: Iterable[Published | None]) -> Iterator[Fi
     for each in images:
         if each:
             commits.setdefault(each.commit, []).append(f"{each.name}-{each.target}")
-    if not versions.problem(what) and len(commits) > 1:
+    if (channels.is_channel(what) or not versions.problem(what)) and len(commits) > 1:
         told = "; ".join(f"{', '.join(names)} of {commit[:12] or 'none'}" for commit, names in commits.items())
         yield Finding(
             "mixed-release", what, f"its images are of different commits: {told}", "two releases met; make another"
@@ -257,7 +278,7 @@ def _second_opinion(project: Project, checks: Iterable[Check], deadline: Deadlin
                 )
                 deadline.check()
                 try:
-                    signing.authenticated(project, host, argv, seconds=deadline.left)
+                    signing.authenticated(project, host, [*argv, *cosign.SILENT], seconds=deadline.left)
                 except SigningFailed as failed:
                     return str(failed)
                 except RegistryFailed as failed:

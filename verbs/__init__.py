@@ -17,6 +17,7 @@ from shipyard.errors import ShipyardError, of_the_disk
 
 HELP = {
     "allow-detached": "release a commit that no branch names",
+    "allow-older": "accept a moving tag that is older than what was promoted, or of which no statement says",
     "api": "start the API on this host, in the background",
     "bump": "major, minor, patch or a version",
     "deep": "read every layer too and compare its bytes",
@@ -45,7 +46,7 @@ HELP = {
     "timeout": "seconds after which it ends, whatever the registry does (default: 60; with --deep 900)",
     "version": "a version that is released already",
     "volumes": "remove the stack's data too",
-    "what": "a version, reference or digest",
+    "what": "a version, latest, X, X.Y, a reference or a digest",
 }
 
 

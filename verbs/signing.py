@@ -37,12 +37,18 @@ def sign(
         console.document(found)
 
 
-@verb("what", "registry", "json", "deep", "timeout")
+@verb("what", "registry", "json", "deep", "timeout", "allow-older")
 def verify(
-    _: Context, what: str, registry: str = "", json: bool = False, deep: bool = False, timeout: float = 0.0
+    _: Context,
+    what: str,
+    registry: str = "",
+    json: bool = False,
+    deep: bool = False,
+    timeout: float = 0.0,
+    allow_older: bool = False,
 ) -> None:
-    """Verify a version, reference or digest from the registry, with the public key only."""
-    options = shipyard.verification.Options(deep=deep, timeout=seconds(timeout))
+    """Verify a version, latest, X, X.Y, a reference or a digest from the registry, with the public key only."""
+    options = shipyard.verification.Options(deep=deep, timeout=seconds(timeout), allow_older=allow_older)
     report = shipyard.verification.verify(shipyard.config.load(ROOT), what, destination(registry), options)
     shipyard.verification.show(report, json=json)
 

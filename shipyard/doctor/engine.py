@@ -11,6 +11,7 @@ from typing import Any
 
 from shipyard import bases
 from shipyard.diagnosis import engine as judge
+from shipyard.diagnosis import open_files as open_files_of
 from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
@@ -56,6 +57,11 @@ def limits(patient: Patient) -> Finding:
 def settings(patient: Patient) -> Finding:
     """Settings that hold for all of it."""
     return judge.settings(patient.info, daemon.settings(patient.engine.host) if patient.local else {})
+
+
+def open_files(patient: Patient) -> Finding:
+    """How many files it may have open."""
+    return open_files_of.judge(patient.status.open_files, patient.status.forwards, patient.status.kind)
 
 
 def base(patient: Patient) -> Finding:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from shipyard import containers, dotenv, host, ports, proxies, quantities
+from shipyard import reached as published_port
 from shipyard.diagnosis import network as judge
 from shipyard.diagnosis.finding import Finding
 from shipyard.diagnosis.network import Authority, Trust, Wanted
@@ -65,6 +66,12 @@ def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]] | None:
         ours = containers.published(patient.engine, dotenv.project_name(patient.root))
         return ours, containers.published(patient.engine)
     return None
+
+
+def reached(patient: Patient) -> Finding:
+    """Whether the published port of this checkout's stack answers."""
+    found = containers.every(patient.engine, dotenv.project_name(patient.root), "balancer")
+    return judge.reached(published_port.published(patient.engine, found))
 
 
 def ipv6(patient: Patient) -> Finding:

@@ -54,7 +54,8 @@ class Ask:
     """One request to the CLI. `ignored` names the sampling parameters that the CLI has no option for.
 
     `tools` are those that it asks for (None: all that its key may use), `servers` the MCP servers, by name. `calls` of the
-    model and `tokens` are what its key may have for one request, where the key says so.
+    model and `tokens` are what its key may have for one request, where the key says so; `most_...` what the gateway's client
+    may have of that.
     """
 
     model: str
@@ -70,6 +71,8 @@ class Ask:
     session: str = ""
     calls: int | None = None
     tokens: int | None = None
+    most_calls: int | None = None
+    most_tokens: int | None = None
 
 
 def translate(body: Any) -> Ask:

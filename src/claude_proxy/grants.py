@@ -11,27 +11,29 @@ from claude_proxy.mcp import nearest
 from claude_proxy.models import PREFIX
 from serving.asgi import Scope, header
 from serving.errors import ApiError
-from serving.keys_file import EVERY, Key
+from serving.keys_file import EVERY, NUMBERS, Key
 
 TOOLS = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Task", "WebFetch", "WebSearch", "Write")
 """The CLI's built-in tools that make sense for one request; `claude --tools` knows these names."""
 WORDS = {"claude_tools": ("the tool", "tools"), "mcp_servers": ("the MCP server", "mcp")}
 """By the field of a request: what it names, and the option of a key that allows it."""
-NUMBERS = ("calls", "tokens")
-"""The options that bound one request of a key: calls of the model, and tokens of input and output together."""
 OPTIONS = (*EVERY, "tools", "mcp", *NUMBERS)
 CLIENT, ALLOWED_TOOLS, ALLOWED_SERVERS = b"x-llm-call-client", b"x-llm-call-tools", b"x-llm-call-mcp"
 """What the gateway says of its client: the name of its key, and what that key may use (nothing, if it says nothing)."""
 SCOPE = b"x-llm-call-scope"
 """What no other key of the gateway has, also none that gets the same name later (`serving.keys_file.Key.scope`)."""
-NUMBER = re.compile(r"[1-9][0-9]{0,11}")
+MOST = {name: f"x-llm-call-{name}".encode() for name in NUMBERS}
+"""By an option: how the gateway says that its client's key has it."""
+NUMBER = re.compile(rb"[1-9][0-9]{0,17}")
 NAME = re.compile(rb"[A-Za-z0-9._@-]{1,64}")
 HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Who asks, and what this key's line in the keys file allows. `owner` says whose the sessions are."""
+    """Who asks, and what this key's line in the keys file allows. `owner` says whose the sessions are, `most_...` what the
+    gateway's client may have at most.
+    """
 
     key: str = "anonymous"
     tools: tuple[str, ...] = ()
@@ -39,6 +41,8 @@ class Grant:
     calls: int | None = None
     tokens: int | None = None
     owner: str = "anonymous"
+    most_calls: int | None = None
+    most_tokens: int | None = None
 
 
 def grant(key: Key, servers: Collection[str]) -> Grant:
@@ -74,7 +78,15 @@ def narrowed(granted: Grant, scope: Scope) -> Grant:
         granted.tokens,
         # By the gateway's name, so that sessions outlive a new key of the gateway.
         f"{who}:{told.decode()}",
+        *(_most(scope, name) for name in MOST.values()),
     )
+
+
+def _most(scope: Scope, name: bytes) -> int | None:
+    value = header(scope, name)
+    if value is not None and not NUMBER.fullmatch(value):
+        raise ApiError(400, f"The header {name.decode()} is a whole number of at least 1.", code="invalid_value")
+    return None if value is None else int(value)
 
 
 def _words(value: bytes | None) -> set[str]:
@@ -84,12 +96,7 @@ def _words(value: bytes | None) -> set[str]:
 def faults(key: Key, servers: Collection[str]) -> list[str]:
     """Return what is wrong with a key's options, for the reader of the keys file."""
     known = {"tools": TOOLS, "mcp": tuple(sorted(servers))}
-    wrong = [
-        f'{option}: "{",".join(key.options[option])}" is not a whole number; the least is 1'
-        for option in NUMBERS
-        if option in key.options and not NUMBER.fullmatch(",".join(key.options[option]))
-    ]
-    return wrong + [
+    return [
         f"{option}={name} does not exist; {nearest(name, known[option])}"
         for option in known
         for name in key.options.get(option, ())
@@ -117,7 +124,14 @@ def apply(ask: Ask, granted: Grant) -> Ask:
     for name in ask.servers:
         if name not in granted.servers:
             raise _forbidden(name, granted, param="mcp_servers")
-    return replace(ask, tools=tools, calls=granted.calls, tokens=granted.tokens)
+    return replace(
+        ask,
+        tools=tools,
+        calls=granted.calls,
+        tokens=granted.tokens,
+        most_calls=granted.most_calls,
+        most_tokens=granted.most_tokens,
+    )
 
 
 def _forbidden(name: str, granted: Grant, *, param: str) -> ApiError:

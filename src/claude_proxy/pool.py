@@ -87,7 +87,7 @@ class Seat:
         self.counts = False
         """Whether it was ready for requests once."""
         self._pool = pool
-        self._sent = False
+        self._sent = self._starting = False
         self._running: Running | None = None
 
     def prepare(self, bounds: Bounds) -> None:
@@ -95,7 +95,7 @@ class Seat:
         assert self.room, "only after it was ready"
         self.folder = Folder(self.room.work / secrets.token_hex(16))
         self.bounds = Bounds(bounds.pids, min(bounds.memory, self.room.memory), min(bounds.disk, self.room.disk))
-        self._sent, self._running = False, None
+        self._sent, self._starting, self._running = False, False, None
 
     def send(self, job: bytes, files: Sequence[int]) -> None:
         """Hand over a job with copies of these file descriptors; raises OSError."""
@@ -107,11 +107,16 @@ class Seat:
         """Have the runner make the folder and start a process in it; raises OSError."""
         within = {"bounds": asdict(self.bounds), "requests": 1, "gpus": command.gpu}
         within["files"] = parcels.listed(command.files)
+        self._starting = True
         self._running = await self._pool.processes.start(command, _Parcelled(self, command.files), within)
+        self._starting = False
         return self._running
 
     async def leave(self) -> None:
         """Wait until the runner is as it was before, or let it go."""
+        if self._starting:
+            # Whoever waited for the start was cancelled, or it failed: a job may be on its way still.
+            self._pool.drop(self)
         if self._sent and not self.lost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RESET_SECONDS):

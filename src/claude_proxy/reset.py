@@ -44,7 +44,7 @@ def clean(work: Path) -> None:
 
 def _empty(place: Path) -> None:
     """Remove everything of ours below a place."""
-    for entry in place.iterdir():
+    for entry in filter(_ours, place.iterdir()):
         with contextlib.suppress(FileNotFoundError):
             if entry.is_dir() and not entry.is_symlink():
                 folders.clear(entry)

@@ -16,6 +16,9 @@ EVERY = ("rpm", "models")
 """The options that every service understands unless it says otherwise."""
 OPEN = sha256(b"open").digest()
 """The scope of everyone where there are no keys."""
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+NUMBERS = ("calls", "tokens")
+"""Options of some services with one whole number: what one request of the key may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,9 @@ def _wrong(option: str, value: str) -> list[str]:
     if option == "tenant":
         named = TENANT.fullmatch(value)
         return [] if named else [f'tenant: "{value}" is not one name of 1 to 64 letters, digits and . _ @ -']
+    if option in NUMBERS:
+        well = bool(NUMBER.fullmatch(value))
+        return [] if well else [f'{option}: "{value[:40]}" is not a number for one request; the least is 1']
     if not all(value.split(",")):
         return [f'{option}: "{value}" holds an empty name; write names with commas and no blanks between']
     if option == "models" and any("*" in each[:-1] for each in value.split(",")):

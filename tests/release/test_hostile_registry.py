@@ -307,7 +307,7 @@ def test_a_registry_that_drips(release: Release, path: str) -> None:
         release.server.tags["latest"] = release.made["1.2.2"].digest
     with pytest.raises(TooLate, match=r"the verification of 1\.2\.3 was not done after 1 s.*--timeout"):
         verify(release, timeout=1.0)
-    assert 0.9 < time.monotonic() - begun < 10
+    assert 0.9 < time.monotonic() - begun < 30  # the registry would take 200 s
 
 
 def test_a_registry_that_never_gets_well(release: Release) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import json
 import os
 import signal
 import socket
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.claude_proxy_process import question
 from tests.support.gate_client import MODEL, Run, Stack, gated
+from tests.support.messages_api import Server
 from tests.support.service import wait_until
 
 
@@ -102,7 +103,6 @@ def test_a_token_lives_as_long_as_its_request(stack: Stack) -> None:
 def _cut_off(client: socket.socket) -> bool:
     """Whether the gate ended this connection without an answer."""
     with client:
-        client.settimeout(2)
         try:
             return client.recv(10) == b""
         except ConnectionResetError:
@@ -179,7 +179,7 @@ def test_only_exact_requests_pass(stack: Stack) -> None:
         assert run.raw(head.replace(b"\r\n", b"\n") + good) == b""  # no end of a head, as far as the gate can see
         assert stack.served() == before
         # One after the other on one connection is no trick: each is answered in its turn.
-        answer = run.raw((head + good) * 2)
+        answer = run.raw(head + good + head[:-2] + b"connection: close\r\n\r\n" + good)
         assert answer.count(b"HTTP/1.1 200") == 2
         assert stack.served() == before + 2
 
@@ -201,19 +201,17 @@ def test_what_is_sent_on_is_what_was_read(stack: Stack) -> None:
 
 
 def test_events_pass_as_they_come(stack: Stack) -> None:
+    """What the provider said is here while it says nothing more: a gate that collects would keep it."""
     with stack.run() as run, run.connect() as client:
-        text = "[[gap=0.3]] hello and good morning"
+        text = "[[hang]] hello and good morning"
         body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
         client.sendall(run.head(len(body)) + body)
-        times, said = [], b""
-        while not said.endswith(b"0\r\n\r\n"):
+        said = b""
+        while said.count(b"event: content_block_delta") < 2:
             chunk = client.recv(65536)
             assert chunk
             said += chunk
-            times += [time.monotonic()] * chunk.count(b"content_block_delta\n")
-        gaps = [after - before for before, after in itertools.pairwise(times)]
-        assert len(gaps) == 4
-        assert min(gaps) > 0.2  # none waited for the next one
+        assert b"message_delta" not in said
 
 
 def test_an_error_of_the_provider_passes(stack: Stack) -> None:
@@ -231,7 +229,7 @@ def test_an_unfinished_body_is_given_up_soon(stack: Stack) -> None:
         client.sendall(run.head(1000) + b"{")
         answer = client.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408")
-        assert 4 < time.monotonic() - begun < 9
+        assert time.monotonic() - begun < 20
 
 
 def test_a_cli_that_used_all_its_calls_tells_its_client(stack: Stack, tmp_path: Path) -> None:
@@ -314,3 +312,19 @@ def test_a_run_has_so_many_connections_and_no_more(stack: Stack) -> None:
         finally:
             for client in clients:
                 client.close()
+
+
+def test_a_provider_that_comes_back_at_once_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    with gated(tmp_path, ANTHROPIC_BASE_URL=f"http://127.0.0.1:{port}") as stack, stack.run() as run:
+        assert kind(run.ask()) == (503, "api_error")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(run.ask)
+            wait_until(lambda: stack.proxy.metric('claude_proxy_model_calls_total{outcome="passed"}') == 2, "the call")
+            with Server("127.0.0.1", port) as provider:
+                threading.Thread(target=provider.serve_forever, args=(0.01,)).start()
+                try:
+                    assert asking.result()[0] == 200
+                finally:
+                    provider.shutdown()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import shipyard
-from shipyard import attachments
+from shipyard import attachments, channels
 from shipyard.commands.cosign import SIGNATURE
 from shipyard.errors import RegistryFailed
 from shipyard.journal import Journal
@@ -187,7 +187,7 @@ class Clone:
             f"{path}:{tag}": client.head(path, tag) or ""
             for path in (f"llm-call-test-{name}" for name in IMAGES)
             for tag in client.tags(path)
-            if not tag.startswith("sha256-")
+            if not tag.startswith("sha256-") and tag != channels.TAG
         }
 
     def attached(self) -> dict[str, int]:
@@ -244,7 +244,8 @@ class Watcher:
 
     def _look(self, path: str) -> None:
         for tag in self._client.tags(path):
-            digest = None if tag.startswith("sha256-") else self._client.head(path, tag)
+            no_image = tag.startswith("sha256-") or tag == channels.TAG
+            digest = None if no_image else self._client.head(path, tag)
             if digest is None:
                 continue
             self.seen.add(tag)

@@ -63,12 +63,11 @@ class Run:
         return socket.create_connection((self.host, self.port), timeout=30)
 
     def raw(self, content: bytes) -> bytes:
-        """Everything that comes back for these bytes, until the gate closes or says nothing for a second."""
+        """Everything that comes back for these bytes, until the gate closes the connection."""
         found = b""
         with self.connect() as client:
-            client.settimeout(1)
             client.sendall(content)
-            with contextlib.suppress(TimeoutError, ConnectionResetError):
+            with contextlib.suppress(ConnectionResetError):
                 while chunk := client.recv(65536):
                     found += chunk
         return found

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from shipyard import config, dsse, oci
+from shipyard import channels, config, dsse, oci
 from shipyard.artifacts import Artifact
 from shipyard.commands.cosign import PREDICATES, SIGNATURE
 from shipyard.models import Project
@@ -153,6 +153,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+#: What a statement of channels says unless a test says otherwise.
+SAYS: dict[str, Any] = {
+    "repository": "tiny",
+    "counter": 7,
+    "issued": "2026-01-01T00:00:00Z",
+    "expires": "2999-01-01T00:00:00Z",
+}
+
+
 @dataclass
 class Release:
     """A good release in a hostile registry: ``checkout`` is a stranger's, with the public key alone."""
@@ -165,6 +174,13 @@ class Release:
     def bundle(self, kind: str, digest: str, predicate: Any, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
         """A statement about a digest in a bundle, signed by the release's key or another one."""
         return bundle(key or self.key, kind, digest, predicate)
+
+    def state(self, kind: str = channels.TYPE, key: ec.EllipticCurvePrivateKey | None = None, **changes: Any) -> None:
+        """Put a statement of channels there; ``latest``, ``1`` and ``1.2`` are 1.2.3 unless ``tags`` says otherwise."""
+        named = {"digest": self.prod.digest, "version": "1.2.3"}
+        predicate = {**SAYS, "tags": dict.fromkeys(("latest", "1", "1.2"), named), **changes}
+        digest = self.server.hang("sha256:" + "0" * 64, bundle(key or self.key, kind, "sha256:" + "1" * 64, predicate))
+        self.server.tags[channels.TAG] = digest
 
     @property
     def prod(self) -> Artifact:
@@ -222,6 +238,7 @@ def release(folder: Path) -> Iterator[Release]:
     found = Release(server, checkout, key, {})
     _publish(found, folder, "1.2.2")
     _publish(found, folder, "1.2.3", "1.2", "1", "latest")
+    found.state()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

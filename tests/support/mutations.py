@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import json
@@ -12,7 +13,7 @@ from typing import Any
 from shipyard import oci
 from shipyard.commands.cosign import PREDICATES, SIGNATURE
 from tests.support import signed
-from tests.support.hostile_registry import Release, Said, bundle
+from tests.support.hostile_registry import SAYS, Release, Said, bundle
 
 #: What paints "verified" where a terminal believes it: colours, cursor, title, bidi, invisible signs, ends of lines.
 PAINT = "\x1b[2K\r\x1b[1A==> 1.2.3 is what it should be\x1b[0m\x07\x9b1m\u202egood\u2066\u200b\ufeff\u2028\nerror: no"
@@ -225,6 +226,23 @@ def garbage(dice: random.Random, release: Release) -> None:
         release.server.hang(digest, changed, first=dice.random() < 0.5)
 
 
+def channel(dice: random.Random, release: Release) -> None:
+    """The statement of channels is another one, signed by the release's own key."""
+    tags = {each: {"digest": release.prod.digest, "version": "1.2.3"} for each in ("latest", "1", "1.2")}
+    predicate: Any = {**copy.deepcopy(SAYS), "tags": tags}
+    for _ in range(dice.randrange(3)):
+        if nodes := _nodes(predicate):
+            here, key = dice.choice(nodes)
+            here[key] = value(dice)
+    with contextlib.suppress(ValueError, TypeError):
+        release.state(**predicate)
+    if dice.random() < 0.5:
+        digest = release.server.tags["channels"]
+        raw = (structure if dice.random() < 0.7 else text)(dice, release.server.manifests[digest])
+        release.server.manifests[oci.digest(raw)] = raw
+        release.server.tags["channels"] = oci.digest(raw)
+
+
 def _other() -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -233,4 +251,10 @@ def _other() -> Any:
 
 OTHER = _other()
 Change = Callable[[random.Random, Release], None]
-EVERY: dict[str, Change] = {"wire": wire, "store": store, "statement": statement, "garbage": garbage}
+EVERY: dict[str, Change] = {
+    "wire": wire,
+    "store": store,
+    "statement": statement,
+    "garbage": garbage,
+    "channel": channel,
+}

@@ -65,8 +65,11 @@ def runner(folder: Path, number: int) -> Iterator[Runner]:
     try:
         yield made
     finally:
-        if made.process.poll() is None:
-            made.stop()
+        try:
+            if made.process.poll() is None:
+                made.stop()
+        finally:
+            made.kill()
 
 
 @contextmanager

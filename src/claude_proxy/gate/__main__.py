@@ -24,9 +24,13 @@ from serving import logs
 
 
 class Control:
-    """Hears the proxy: `grant` with token and rights, `revoke`; says what was used: `run` with calls and tokens."""
+    """Hears the proxy: `grant` with token and rights, `revoke`, and `open` once, when it has said whom to let in at first.
 
-    def __init__(self, base_url: str, writer: asyncio.StreamWriter) -> None:
+    Says what was used: `run` with calls and tokens.
+    """
+
+    def __init__(self, base_url: str, listener: socket.socket, writer: asyncio.StreamWriter) -> None:
+        self._listener = listener
         self._writer = writer
         self._ledger = Ledger()
         self.server = Server(self._ledger, Provider(base_url), self._report)
@@ -34,6 +38,9 @@ class Control:
     def hear(self, line: bytes) -> None:
         """Do what the proxy says; each is answered by `done`, so that it knows when it holds."""
         said: dict[str, Any] = orjson.loads(line)
+        if "open" in said:
+            self.server.open(self._listener)
+            return
         if "grant" in said:
             self._ledger.grant(said["grant"], Account(said["run"], Rights(**said["rights"])))
             self._say({"done": said["number"], "ended": None})
@@ -52,8 +59,7 @@ class Control:
 async def serve(control: socket.socket, listener: socket.socket, base_url: str) -> None:
     """Serve until the proxy is gone."""
     reader, writer = await asyncio.open_connection(sock=control)
-    heard = Control(base_url, writer)
-    heard.server.open(listener)
+    heard = Control(base_url, listener, writer)
     while line := await reader.readline():
         heard.hear(line)
 

@@ -28,6 +28,8 @@ SEARCH = re.compile(r"web_search_[0-9]{8}")
 """The type of the one tool of the provider's own that the CLI asks for, for its tool WebSearch."""
 SOURCES = ("base64", "text", "content")
 """Where images and documents may come from; any other would have the provider fetch something."""
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""The names of members of tools, messages and blocks: one spelling each, whatever a parser takes for the same name."""
 ROLES = ("user", "assistant", "system")
 
 
@@ -101,6 +103,9 @@ def _searches(tools: Any) -> bool:
     for tool in _list(tools, "tools"):
         if not isinstance(tool, dict):
             raise malformed(what="a tool is not an object")
+        _check_names(tool, "tool")
+        if "model" in tool:
+            raise Refusal(403, "member", "the gate does not pass a tool with a model of its own")
         kind = tool.get("type", "custom")
         if isinstance(kind, str) and SEARCH.fullmatch(kind):
             found = True
@@ -120,11 +125,14 @@ def _check_messages(messages: Any) -> None:
     for message in _list(messages, "messages"):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise malformed(what=f"the role of a message is one of {', '.join(ROLES)}")
+        _check_names(message, "message")
         if message["role"] == "system":
             _check_system(message.get("content"))
         for block in _blocks(message.get("content")):
             source = block.get("source")
-            if isinstance(source, dict) and source.get("type") not in SOURCES:
+            if source is None:
+                continue
+            if not isinstance(source, dict) or source.get("type") not in SOURCES:
                 raise Refusal(403, "member", f"the source of an image or document is one of {', '.join(SOURCES)}")
 
 
@@ -136,9 +144,18 @@ def _blocks(content: Any) -> Iterable[dict[str, Any]]:
         for block in blocks if isinstance(blocks, list) else ():
             if not isinstance(block, dict):
                 raise malformed(what="a block of a message is not an object")
+            _check_names(block, "block")
             yield block
             source = block.get("source")
+            if isinstance(source, dict):
+                _check_names(source, "source")
             waiting += [block.get("content"), source.get("content") if isinstance(source, dict) else None]
+
+
+def _check_names(found: dict[str, Any], what: str) -> None:
+    for name in found:
+        if not NAME.fullmatch(name):
+            raise Refusal(403, "member", f'the gate does not pass a {what} with the member "{name[:100]}"')
 
 
 def _list(value: Any, name: str) -> list[Any]:

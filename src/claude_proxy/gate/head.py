@@ -36,7 +36,8 @@ ONCE = (
 )
 NEVER = (b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te", b"content-encoding", b"proxy-authorization")
 PASSED = re.compile(
-    rb"accept|user-agent|x-app|anthropic-[a-z0-9-]+|x-claude-code-[a-z0-9-]+|x-stainless-[a-z0-9-]+|x-client-request-id"
+    rb"accept|user-agent|x-app|anthropic-(version|beta|dangerous-direct-browser-access)|x-client-request-id"
+    rb"|x-claude-code-[a-z0-9-]+|x-stainless-[a-z0-9-]+"
 )
 """The header fields that go on to the provider; all others stay here."""
 LONG_CONTEXT = b"context-1m"

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +49,8 @@ class Run:
     refused: str = ""
     before: tuple[int, int] = (0, 0)
     """Calls and tokens that an earlier process of the gate counted."""
+    told: set[str] = field(default_factory=set)
+    """The reasons of refusals that are in the log: each once."""
     ended: bool = False
 
     def left(self) -> Rights:
@@ -131,8 +133,13 @@ class Link:
     async def _grant(self, run: Run) -> None:
         while True:
             await self._ready.wait()
-            if await self._ask({"grant": run.token, "run": run.number, "rights": asdict(run.left())}):
+            if await self._ask(self._grant_of(run)):
                 return
+
+    def _grant_of(self, run: Run) -> dict[str, Any]:
+        # The gate counts from nothing again.
+        run.before = run.calls, run.tokens
+        return {"grant": run.token, "run": run.number, "rights": asdict(run.left()), "number": 0}
 
     async def _ask(self, said: dict[str, Any]) -> bool:
         """Say something and wait until it is done; whether it was."""
@@ -164,8 +171,8 @@ class Link:
                 reader = await self._start()
                 self._runs = {number: run for number, run in self._runs.items() if not run.ended}
                 for run in self._runs.values():
-                    run.before = run.calls, run.tokens
-                    self._say({"grant": run.token, "run": run.number, "rights": asdict(run.left()), "number": 0})
+                    self._say(self._grant_of(run))
+                self._say({"open": True})
                 self._ready.set()
                 while line := await reader.readline():
                     self._hear(orjson.loads(line))
@@ -186,7 +193,10 @@ class Link:
         run = self._runs.get(said["run"])
         if run:
             calls, tokens = run.before[0] + said["calls"], run.before[1] + said["tokens"]
-            self._count(calls - run.calls, tokens - run.tokens, said["refused"])
+            self._count(max(0, calls - run.calls), max(0, tokens - run.tokens), said["refused"])
+            if said["refused"] and said["refused"] not in run.told:
+                run.told.add(said["refused"])
+                log.warning("the gate refused a call", extra={"reason": said["refused"], "model": run.rights.model})
             run.calls, run.tokens, run.refused = calls, tokens, said["refused"] or run.refused
 
     async def _start(self) -> asyncio.StreamReader:

@@ -13,6 +13,8 @@ from claude_proxy.gate.connection import Connection
 from claude_proxy.gate.refusal import Refusal
 
 CONNECT_SECONDS = 10.0
+AGAIN_SECONDS, AGAIN_FOR_SECONDS = 0.1, 2.0
+"""Between two attempts to connect, and for how long they go on: an egress that starts again is back in about a second."""
 SILENCE_SECONDS = 620.0
 """Longer than egress waits, so that its own error comes first."""
 KEEP_SECONDS = 20.0
@@ -80,12 +82,16 @@ class Provider:
             if connection.idle and loop.time() - since < KEEP_SECONDS:
                 return connection
             connection.transport.abort()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                _, made = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
-                return made
-        except (OSError, TimeoutError) as error:
-            raise Unreachable from error
+        end = loop.time() + AGAIN_FOR_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    _, made = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                    return made
+            except (OSError, TimeoutError) as error:
+                if loop.time() > end:
+                    raise Unreachable from error
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 class Answer:

@@ -20,6 +20,7 @@ def own_calls(retries: int) -> int:
 def rights(ask: Ask, settings: Settings) -> Rights:
     """Return what a request may have, from now on."""
     calls, tokens = ask.calls or settings.gate.calls, ask.tokens or settings.gate.tokens
+    calls, tokens = min(calls, ask.most_calls or calls), min(tokens, ask.most_tokens or tokens)
     if not (ask.tools or ask.servers):
         calls = min(calls, own_calls(settings.retries))
     until = time.monotonic() + settings.deadline + LEEWAY_SECONDS

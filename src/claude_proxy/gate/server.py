@@ -32,6 +32,8 @@ READ_SECONDS = 60.0
 """How long a run may leave an answer unread that waits for it."""
 LINGER_SECONDS = 2.0
 """How long a client may take to read the end of a connection."""
+READERS = 2
+"""Large bodies that are read at the same time: the values of one take up to 150 MB while it is."""
 PATIENCE_SECONDS = 0.01
 """Between two refusals that one run gets: so it gets a hundred a second."""
 LARGE = 256 * 1024
@@ -51,6 +53,7 @@ class Server:
         self._provider = provider
         self._report = report
         self._door = Door(self._begun)
+        self._readers = asyncio.Semaphore(READERS)
         self._tasks: dict[asyncio.Task[None], Account | None] = {}
 
     def open(self, listener: socket.socket) -> None:
@@ -122,7 +125,7 @@ class _Talk:
         try:
             asked = await self._head()
             length = asked.length
-            account = self._known(asked.token)
+            account = await self._known(asked.token)
             account.check(time.monotonic())
             with self._server._ledger.holding(account, asked.length):
                 body = await self._body(asked.length)
@@ -136,9 +139,7 @@ class _Talk:
             if self._answered:
                 return False
             if self._account:
-                # One after the other, so that a run that is refused again and again takes no time from others.
-                async with self._account.patience:
-                    await asyncio.sleep(PATIENCE_SECONDS)
+                await _patience(self._account)
             # Only a request that was read to its end leaves the connection fit for another one.
             stays = bool(self._account) and read == length and not asked.last
             await self._connection.write(refusal.answer(close=not stays))
@@ -152,11 +153,12 @@ class _Talk:
             raise malformed(what=f"its head has more than {head.LARGEST} bytes") from error
         return head.read(raw)
 
-    def _known(self, token: bytes) -> Account:
+    async def _known(self, token: bytes) -> Account:
         """Return the run of the token; a connection belongs to the first one that it showed."""
         account = self._server._ledger.find(token)
         if self._account is None:
             if account.connections >= CONNECTIONS:
+                await _patience(account)
                 raise Refusal(429, "connections", f"a request has at most {CONNECTIONS} connections to the gate")
             account.connections += 1
             self._account = account
@@ -188,9 +190,7 @@ class _Talk:
             account.check(time.monotonic())
             account.calls += 1
             self._server._report(account, "")
-            async with account.reading:
-                wanted = await asyncio.to_thread(document.read, body) if len(body) > LARGE else document.read(body)
-            account.admit(wanted)
+            account.admit(await self._read(account, body))
             counter = Counter(len(body))
             whole = False
             try:
@@ -208,6 +208,13 @@ class _Talk:
             finally:
                 account.tokens += sum(counter.tokens(whole=whole))
                 self._server._report(account, "")
+
+    async def _read(self, account: Account, body: bytes) -> document.Asked:
+        if len(body) <= LARGE:
+            return document.read(body)
+        # One of a run at a time, so that its own wait for each other and not for those of others.
+        async with account.reading, self._server._readers:
+            return await asyncio.to_thread(document.read, body)
 
     async def _pass_on(self, answer: Answer, counter: Counter, *, last: bool) -> None:
         if answer.header(b"content-encoding") not in (b"", b"identity"):
@@ -239,6 +246,12 @@ class _Talk:
         async with asyncio.timeout(LINGER_SECONDS):
             while await self._connection.some():
                 pass
+
+
+async def _patience(account: Account) -> None:
+    """Have a run that is refused again and again wait for each refusal, so that it takes no time from others."""
+    async with account.patience:
+        await asyncio.sleep(PATIENCE_SECONDS)
 
 
 def _phrase(status: int) -> bytes:

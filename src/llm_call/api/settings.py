@@ -12,11 +12,11 @@ from llm_call.api.local.options import Options
 from llm_call.api.redis_login import Login
 from serving import cors, event_stream
 from serving.auth import Keyring
-from serving.keys_file import EVERY
+from serving.keys_file import EVERY, NUMBERS
 from serving.settings import Env, SettingsError, without_password
 
-OPTIONS = (*EVERY, "tenant", "tools", "mcp")
-"""What a key's line may say; the last two are told to the Claude proxy, which knows the names."""
+OPTIONS = (*EVERY, "tenant", "tools", "mcp", *NUMBERS)
+"""What a key's line may say; all but the first three are told to the Claude proxy, which knows the names."""
 BODY_BYTES = 20 * 1024 * 1024
 """Largest request: a few large images in base64; OpenAI's own limit for them."""
 CACHE_TTL_SECONDS = 3600

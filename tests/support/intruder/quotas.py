@@ -1,4 +1,4 @@
-"""Takes all that it gets of one thing that the kernel counts, and holds it. What it got goes to a file of the working directory."""
+"""Takes all that it gets of one thing that the kernel counts, and holds it. A file of the working directory says what it got."""
 
 import contextlib
 import ctypes
@@ -11,29 +11,35 @@ import socket
 import time
 from pathlib import Path
 
-WORKERS = 8
+WORKERS = 4
 
 
-def take(kind, seconds):
-    """Several processes take one kind of thing until they are refused; then they hold it, until the time is over."""
-    end = time.monotonic() + float(seconds)
-    children = []
+TAKEN = "taken"
+
+
+def take(kind, most, held):
+    """Several processes take one kind of thing until they are refused, so many seconds at most; then they hold it."""
+    told = Path(TAKEN)
+    told.write_bytes(b" " * 4096)  # room for what is said when there is none left
+    begin = time.monotonic()
+    ends = []
     for number in range(WORKERS):
         reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             os.close(reader)
-            held, refused = TAKERS[kind](number, end)
-            os.write(writer, f"{kind} {len(held) if hasattr(held, '__len__') else held} {refused}\n".encode())
-            time.sleep(max(0.0, end - time.monotonic()))
+            found, refused = TAKERS[kind](number, begin + float(most))
+            count = found if isinstance(found, int) else len(found)
+            os.write(writer, f"{kind}: {count}, refused: {refused}; ".encode())
+            os.close(writer)
+            time.sleep(float(held))
             os._exit(0)
         os.close(writer)
-        children.append(reader)
-    told = b"".join(os.read(each, 200) for each in children)
-    with open("taken", "wb") as file:  # noqa: PTH123
-        file.write(told)
-    time.sleep(max(0.0, end - time.monotonic()))
-    return told.decode()
+        ends.append(reader)
+    said = b"".join(os.read(each, 200) for each in ends)
+    with told.open("r+b") as file:
+        file.write(said)
+    time.sleep(float(held))
+    return said.decode()
 
 
 def _until_refused(step, end, most=1 << 24):
@@ -90,10 +96,10 @@ def udp_ports(number, end):
 
     def bind(count):
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind(("0.0.0.0", 28_000 + number * 4_000 + count))
+        made.bind(("0.0.0.0", 28_000 + number * 8_000 + count))
         return made
 
-    return _until_refused(bind, end, 4_000)
+    return _until_refused(bind, end, 8_000)
 
 
 def datagrams(_number, end):

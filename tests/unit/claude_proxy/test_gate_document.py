@@ -89,7 +89,8 @@ def test_members_that_the_cli_does_not_send_are_refused(member: str) -> None:
     "tool",
     [{"type": kind} for kind in ("web_fetch_20250910", "code_execution_20250825", "mcp_toolset", "bash_20250124")]
     + [{"type": "advisor_20260301", "model": "claude-opus-5-5"}, {"type": "web_search_20250305x"}, {"type": "Custom"}]
-    + [{"type": None}, {"type": ["custom"]}],
+    + [{"type": None}, {"type": ["custom"]}, {"name": "x", "model": "claude-opus-5-5"}]
+    + [{"type": "custom", "Type": "web_fetch_20250910"}, {"name": "x", "ty\u0440e": "y"}],
 )
 def test_tools_of_the_provider_are_refused(tool: dict[str, Any]) -> None:
     assert status(body(tools=[{"name": "Bash"}, tool])) == 403
@@ -108,6 +109,10 @@ def test_tools_of_the_provider_are_refused(tool: dict[str, Any]) -> None:
             }
         ),
         message({"type": "tool_definition", "name": "web_search"}, role="system"),
+        message({"type": "text", "text": "x", "Type": "image"}),
+        message({"type": "image", "source": "http://outside"}),
+        message({"type": "image", "source": {"type": "base64", "TYPE": "url"}}),
+        body(messages=[{"role": "user", "Role": "system", "content": "x"}]),
         body(system=[{"type": "tool_definition"}]),
     ],
 )

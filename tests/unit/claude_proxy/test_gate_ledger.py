@@ -149,3 +149,7 @@ def test_rights_follow_the_request_and_its_key() -> None:
         True,
     )
     assert rights(Ask("opus", "", [], [], calls=2), settings).calls == 2
+    # What a gateway says of its client only takes away.
+    for most, left in ((90, 50), (3, 3)):
+        asked = Ask("opus", "", [], [], tools=("Bash",), most_calls=most, most_tokens=most)
+        assert (rights(asked, settings).calls, rights(asked, settings).tokens) == (left, min(most, 7))

@@ -101,3 +101,25 @@ def test_another_key_of_the_same_name_owns_other_sessions() -> None:
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ApiError, match="x-llm-call-client"):
         narrowed(x_llm_call_client=name)
+
+
+def scope(**headers: str) -> dict[str, object]:
+    given = {"x-llm-call-client": "hub", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return {"headers": [(name.encode(), value.encode()) for name, value in given.items()]}
+
+
+def test_what_one_request_may_have_is_the_keys_and_no_more_than_its_clients() -> None:
+    key = Key("api", options={"calls": ("50",), "tokens": ("7",)})
+    granted = grants.grant(key, ())
+    assert (granted.calls, granted.tokens) == (50, 7)
+    told = grants.narrowed(granted, scope(x_llm_call_calls="90"))
+    assert (told.calls, told.tokens, told.most_calls, told.most_tokens) == (50, 7, 90, None)
+    asked = grants.apply(ask(), told)
+    assert (asked.calls, asked.tokens, asked.most_calls, asked.most_tokens) == (50, 7, 90, None)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "", "1,2", "1e9", "+5", " 5", "9" * 20])
+def test_a_bound_of_the_gateways_client_is_a_number(value: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        grants.narrowed(grants.grant(KEY, ()), scope(x_llm_call_tokens=value))
+    assert (caught.value.status, caught.value.code) == (400, "invalid_value")

@@ -98,6 +98,18 @@ def test_a_service_names_its_own_options(file: Path) -> None:
     assert (key.rpm, key.options) == (5, {"tools": ("Read", "Bash"), "mcp": ("docs",)})
 
 
+def test_what_one_request_may_have_is_one_number(file: Path) -> None:
+    options = ("calls", "tokens")
+    file.write_text(f"a:{digest('a')} calls=5 tokens=1000000\n")
+    key = Keyring.load(file, options=options).find(b"Bearer a")
+    assert key
+    assert key.options == {"calls": ("5",), "tokens": ("1000000",)}
+    for wrong in ("calls=0", "calls=x", "tokens=1,2", "tokens=", "calls=\u00b2"):
+        file.write_text(f"a:{digest('a')} {wrong}\n")
+        with pytest.raises(SettingsError, match="the least is 1"):
+            Keyring.load(file, options=options)
+
+
 def test_every_faulty_option_is_named(file: Path) -> None:
     wrong = (
         "rpm=0",
