@@ -200,7 +200,8 @@ def _gate(env: Env) -> Gate:
     url = env.text("CLAUDE_PROXY_GATE_URL").rstrip("/")
     if url and not url.startswith("http://"):
         env.fault(
-            "CLAUDE_PROXY_GATE_URL", f'"{without_password(url)}" is no http URL; for example http://claude-proxy:3011'
+            "CLAUDE_PROXY_GATE_URL",
+            f'"{without_password(url)}" is not an http URL; for example http://claude-proxy:3011',
         )
     return Gate(
         env.text("CLAUDE_PROXY_GATE_HOST", Gate.host),

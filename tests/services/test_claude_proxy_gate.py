@@ -91,8 +91,8 @@ def test_a_token_lives_as_long_as_its_request(stack: Stack) -> None:
         open_ = first.connect()
         open_.sendall(first.head(1000))
         assert second.ask()[0] == 200
-        stranger = Run(first.host, first.port, "run-" + "x" * 43)
-        assert kind(stranger.ask()) == (401, "authentication_error")
+        unknown = Run(first.host, first.port, "run-" + "x" * 43)
+        assert kind(unknown.ask()) == (401, "authentication_error")
         assert kind(Run(first.host, first.port, "").ask()) == (401, "authentication_error")
         assert kind(Run(first.host, first.port, "held-by-the-egress-gateway").ask()) == (401, "authentication_error")
     wait_until(lambda: first.ask()[0] == 401, "the end of the first token")
@@ -178,7 +178,7 @@ def test_only_exact_requests_pass(stack: Stack) -> None:
             assert b"connection: close" in answer, name
         assert run.raw(head.replace(b"\r\n", b"\n") + good) == b""  # no end of a head, as far as the gate can see
         assert stack.served() == before
-        # One after the other on one connection is no trick: each is answered in its turn.
+        # One after the other on one connection is allowed: each is answered in its turn.
         answer = run.raw(head + good + head[:-2] + b"connection: close\r\n\r\n" + good)
         assert answer.count(b"HTTP/1.1 200") == 2
         assert stack.served() == before + 2
@@ -225,11 +225,11 @@ def test_an_error_of_the_provider_passes(stack: Stack) -> None:
 
 def test_an_unfinished_body_is_given_up_soon(stack: Stack) -> None:
     with stack.run() as run, run.connect() as client:
-        begun = time.monotonic()
+        started = time.monotonic()
         client.sendall(run.head(1000) + b"{")
         answer = client.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - started < 20
 
 
 def test_a_cli_that_used_all_its_calls_tells_its_client(stack: Stack, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_end_of_the_proxy_is_the_end_of_the_gate(tmp_path: Path) -> None:
 
 
 def test_others_do_not_feel_an_attack(stack: Stack) -> None:
-    """Unfinished bodies, silence, and slow reading, of a run and of strangers, while another run asks as usual."""
+    """Unfinished bodies, silence, and slow reading, of a run and without a token, while another run asks as usual."""
     with stack.run() as attacker, stack.run() as victim:
         usual = statistics.median(victim.seconds() for _ in range(15))
         clients: list[socket.socket] = []

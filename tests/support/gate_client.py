@@ -74,10 +74,10 @@ class Run:
 
     def seconds(self, text: str = "[[gap=0.02]] hello") -> float:
         """How long a streamed call takes."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status, _ = self.ask(text, stream=True)
         assert status == 200
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
 
 class Stack:

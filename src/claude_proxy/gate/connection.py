@@ -15,11 +15,11 @@ class Gone(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `on_made`, `on_begun` (the first byte is here) and `on_lost` are called at their time, once each."""
+    """One connection. `on_made`, `on_first_byte` (the first byte is here) and `on_lost` are called at their time, once each."""
 
     def __init__(self) -> None:
         self.on_made: Callable[[], None] | None = None
-        self.on_begun: Callable[[], None] | None = None
+        self.on_first_byte: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.transport: asyncio.Transport
         self.made = 0.0
@@ -40,9 +40,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Keep what came, until it is taken."""
         self._buffer += data
-        if begun := self.on_begun:
-            self.on_begun = None
-            begun()
+        if first := self.on_first_byte:
+            self.on_first_byte = None
+            first()
         if len(self._buffer) > HIGH_WATER and not self._paused:
             self._paused = True
             self.transport.pause_reading()
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
                 return b""
         return self._take(most)
 
-    async def begun(self) -> None:
+    async def first_byte(self) -> None:
         """Wait for the first byte of what comes next; raises Gone."""
         if not self._buffer:
             await self._more()

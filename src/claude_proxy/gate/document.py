@@ -90,7 +90,7 @@ def _number(text: str) -> float:
 
 
 def _constant(name: str) -> NoReturn:
-    msg = f"{name} is no JSON"
+    msg = f"{name} is not JSON"
     raise ValueError(msg)
 
 

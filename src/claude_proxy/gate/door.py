@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from claude_proxy.gate.connection import Connection
 
-STRANGERS, MOST_STRANGERS = 1024, 4096
+UNKNOWN, MOST_UNKNOWN = 1024, 4096
 """Connections that have shown no token yet: above the first number the oldest is closed, if it had time to show one; above
 the second no other is let in."""
 SHOW_SECONDS, LONGEST_SECONDS = 0.5, 5.0
@@ -32,15 +32,15 @@ AT_ONCE = 64
 FULL_SECONDS = 0.1
 """How long to wait where the process has no file descriptor left."""
 AT_ONCE_CLOSED = struct.pack("ii", 1, 0)
-"""SO_LINGER of socket(7): closed without a goodbye, and nothing is left of it in the kernel."""
+"""SO_LINGER of socket(7): closed at once, and nothing is left of it in the kernel."""
 
 
 class Door:
-    """Takes connections from a listening socket, and calls `begun` with each whose first byte is here."""
+    """Takes connections from a listening socket, and calls `started` with each whose first byte is here."""
 
-    def __init__(self, begun: Callable[[Connection], None]) -> None:
-        self._begun = begun
-        self._strangers: dict[Connection, None] = {}
+    def __init__(self, started: Callable[[Connection], None]) -> None:
+        self._started = started
+        self._unknown: dict[Connection, None] = {}
         self._sources: Counter[str] = Counter()
         self._allowances: dict[str, tuple[float, float]] = {}
         self._making: set[asyncio.Task[None]] = set()
@@ -54,11 +54,11 @@ class Door:
 
     def know(self, connection: Connection) -> None:
         """Take a connection for one of a run."""
-        self._strangers.pop(connection, None)
+        self._unknown.pop(connection, None)
 
     def admits(self, source: str, now: float) -> bool:
         """Whether another connection of this address is let in; it counts when it is."""
-        if len(self._strangers) + len(self._making) >= MOST_STRANGERS:
+        if len(self._unknown) + len(self._making) >= MOST_UNKNOWN:
             return False
         if not _own(source):
             left, since = self._allowances.get(source, (BURST, now))
@@ -102,10 +102,10 @@ class Door:
         client.setblocking(False)
         connection = Connection()
         connection.on_made = lambda: self._wait(connection)
-        connection.on_begun = lambda: self._begun(connection)
+        connection.on_first_byte = lambda: self._started(connection)
 
         def lost() -> None:
-            self._strangers.pop(connection, None)
+            self._unknown.pop(connection, None)
             self.leave(source)
 
         connection.on_lost = lost
@@ -117,23 +117,23 @@ class Door:
 
     def _wait(self, connection: Connection) -> None:
         """Have a connection wait for its token; where too many do, the one that waited longest goes."""
-        self._strangers[connection] = None
-        oldest = next(iter(self._strangers))
-        if len(self._strangers) > STRANGERS and connection.made - oldest.made > SHOW_SECONDS:
+        self._unknown[connection] = None
+        oldest = next(iter(self._unknown))
+        if len(self._unknown) > UNKNOWN and connection.made - oldest.made > SHOW_SECONDS:
             self._close(oldest)
 
     def _sweep(self) -> None:
         """Close what has waited too long."""
         now = self._loop.time()
-        while self._strangers:
-            oldest = next(iter(self._strangers))
+        while self._unknown:
+            oldest = next(iter(self._unknown))
             if now - oldest.made < LONGEST_SECONDS:
                 break
             self._close(oldest)
         self._loop.call_later(SHOW_SECONDS, self._sweep)
 
     def _close(self, connection: Connection) -> None:
-        self._strangers.pop(connection, None)
+        self._unknown.pop(connection, None)
         connection.transport.abort()
 
 

@@ -56,7 +56,7 @@ class Account:
         """The full name of the model that an alias turned out to stand for."""
         self.slots = asyncio.Semaphore(IN_FLIGHT)
         self.reading = asyncio.Lock()
-        self.patience = asyncio.Lock()
+        self.refusals = asyncio.Lock()
 
     def check(self, now: float) -> None:
         """Raise Refusal when nothing more may be asked, whatever it is."""

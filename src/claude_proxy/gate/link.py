@@ -33,7 +33,7 @@ log = logging.getLogger("claude_proxy.gate")
 START_SECONDS, END_SECONDS = 10.0, 2.0
 AGAIN_SECONDS = (0.0, 0.1, 0.5, 2.0)
 """How long to wait before the gate is started, the first time and later ones."""
-PEACE_SECONDS = 60.0
+STABLE_SECONDS = 60.0
 """After how long a life of the gate its end counts as the first one again."""
 
 
@@ -59,7 +59,7 @@ class Run:
 
 
 Count = Callable[[int, int, str], None]
-"""Is told of more calls, more tokens, and the reason of a refusal (empty: none)."""
+"""Is called with more calls, more tokens, and the reason of a refusal (empty: none)."""
 
 
 class Link:
@@ -161,12 +161,12 @@ class Link:
 
     async def _keep(self) -> None:
         """Have a process, from now on."""
-        failures, begun = 0, 0.0
+        failures, started = 0, 0.0
         while True:
-            if time.monotonic() - begun > PEACE_SECONDS:
+            if time.monotonic() - started > STABLE_SECONDS:
                 failures = 0
             await asyncio.sleep(AGAIN_SECONDS[min(failures, len(AGAIN_SECONDS) - 1)])
-            failures, begun = failures + 1, time.monotonic()
+            failures, started = failures + 1, time.monotonic()
             try:
                 reader = await self._start()
                 self._runs = {number: run for number, run in self._runs.items() if not run.ended}
@@ -264,7 +264,7 @@ def _url(given: str, wanted: int, port: int) -> str:
 
 
 class NoGate:
-    """Stands for a gate where the CLI shows a credential of its own and asks whom it is told to."""
+    """Stands for a gate where the CLI shows a credential of its own and asks the provider that was set."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -102,14 +102,14 @@ class Answer:
         self._connection = connection
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
-        self._begun = self._whole = False
+        self._started = self._whole = False
         self._size = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
 
     async def head(self) -> None:
         """Wait for the head; raises Gone, and Refusal 502 or 504."""
-        while not self._begun:
+        while not self._started:
             await self._read()
         self.status = self._parser.get_status_code()
 
@@ -153,14 +153,14 @@ class Answer:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             raise _broken() from error
-        self._size += 0 if self._begun else len(data)
+        self._size += 0 if self._started else len(data)
         if self._size > LARGEST_HEAD:
             raise _broken()
 
     def _end(self) -> None:
         """Take the end of the connection: the end of an answer that told no length, or the break of any other."""
         told = self.header(b"content-length") or self.header(b"transfer-encoding")
-        if not self._begun or told:
+        if not self._started or told:
             raise _broken()
         self._whole = True
 
@@ -175,7 +175,7 @@ class Answer:
         if self._parser.get_status_code() < 200:
             self.headers.clear()
         else:
-            self._begun = True
+            self._started = True
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -183,7 +183,7 @@ class Answer:
 
     def on_message_complete(self) -> None:
         """Take the end."""
-        self._whole = self._begun
+        self._whole = self._started
 
 
 def _broken() -> Refusal:

@@ -34,7 +34,7 @@ LINGER_SECONDS = 2.0
 """How long a client may take to read the end of a connection."""
 READERS = 2
 """Large bodies that are read at the same time: the values of one take up to 150 MB while it is."""
-PATIENCE_SECONDS = 0.01
+REFUSAL_SECONDS = 0.01
 """Between two refusals that one run gets: so it gets a hundred a second."""
 LARGE = 256 * 1024
 """From how many bytes on a body is read in a thread, so that nobody else waits for it."""
@@ -42,7 +42,7 @@ RETURNED = (b"content-type", b"cache-control", b"request-id", b"retry-after", b"
 """The header fields of an answer that a run gets, beside those that begin with anthropic-."""
 
 Report = Callable[[Account, str], None]
-"""Is told when an account has changed, and the reason of a refusal (empty: none)."""
+"""Is called when an account has changed, and the reason of a refusal (empty: none)."""
 
 
 class Server:
@@ -52,7 +52,7 @@ class Server:
         self._ledger = ledger
         self._provider = provider
         self._report = report
-        self._door = Door(self._begun)
+        self._door = Door(self._started)
         self._readers = asyncio.Semaphore(READERS)
         self._tasks: dict[asyncio.Task[None], Account | None] = {}
 
@@ -68,14 +68,14 @@ class Server:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _begun(self, connection: Connection) -> None:
-        task = asyncio.get_running_loop().create_task(_Talk(self, connection).run())
+    def _started(self, connection: Connection) -> None:
+        task = asyncio.get_running_loop().create_task(_Conversation(self, connection).run())
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         leave = connection.on_lost
 
         def lost() -> None:
-            # Whoever leaves wants no answer: the call to the provider ends, too.
+            # A client that has gone needs no answer: the call to the provider ends, too.
             task.cancel()
             if leave:
                 leave()
@@ -90,7 +90,7 @@ class Server:
         self._door.know(connection)
 
 
-class _Talk:
+class _Conversation:
     """One connection, request by request."""
 
     def __init__(self, server: Server, connection: Connection) -> None:
@@ -119,7 +119,7 @@ class _Talk:
         self._answered = False
         if self._account:
             async with asyncio.timeout(KEEP_SECONDS):
-                await self._connection.begun()
+                await self._connection.first_byte()
         read = 0
         length = -1
         try:
@@ -139,7 +139,7 @@ class _Talk:
             if self._answered:
                 return False
             if self._account:
-                await _patience(self._account)
+                await _delay(self._account)
             # Only a request that was read to its end leaves the connection fit for another one.
             stays = bool(self._account) and read == length and not asked.last
             await self._connection.write(refusal.answer(close=not stays))
@@ -158,7 +158,7 @@ class _Talk:
         account = self._server._ledger.find(token)
         if self._account is None:
             if account.connections >= CONNECTIONS:
-                await _patience(account)
+                await _delay(account)
                 raise Refusal(429, "connections", f"a request has at most {CONNECTIONS} connections to the gate")
             account.connections += 1
             self._account = account
@@ -248,10 +248,10 @@ class _Talk:
                 pass
 
 
-async def _patience(account: Account) -> None:
+async def _delay(account: Account) -> None:
     """Have a run that is refused again and again wait for each refusal, so that it takes no time from others."""
-    async with account.patience:
-        await asyncio.sleep(PATIENCE_SECONDS)
+    async with account.refusals:
+        await asyncio.sleep(REFUSAL_SECONDS)
 
 
 def _phrase(status: int) -> bytes:

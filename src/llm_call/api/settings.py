@@ -16,7 +16,7 @@ from serving.keys_file import EVERY, NUMBERS
 from serving.settings import Env, SettingsError, without_password
 
 OPTIONS = (*EVERY, "tenant", "tools", "mcp", *NUMBERS)
-"""What a key's line may say; all but the first three are told to the Claude proxy, which knows the names."""
+"""What a key's line may say; all but the first three are passed on to the Claude proxy, which knows the names."""
 BODY_BYTES = 20 * 1024 * 1024
 """Largest request: a few large images in base64; OpenAI's own limit for them."""
 CACHE_TTL_SECONDS = 3600

@@ -60,7 +60,7 @@ def test_a_refused_call_costs_nothing() -> None:
     assert counter.tokens(whole=True) == (0, 0)
 
 
-def test_whoever_leaves_early_pays_for_what_was_said() -> None:
+def test_an_answer_that_is_left_early_counts_what_was_said() -> None:
     counter = Counter(1000)
     counter.begin(200, STREAM)
     counter.feed(START + PIECE * 30)
