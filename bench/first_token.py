@@ -23,12 +23,14 @@ from claude_proxy import command
 from claude_proxy.cleanup import Cleanups
 from claude_proxy.conversation import Ask
 from claude_proxy.events import Event, Reader, Text
+from claude_proxy.folders import SYSTEM as SYSTEM_FILE
+from claude_proxy.folders import fill
 from claude_proxy.landlock import abi
 from claude_proxy.launch import Launcher
 from claude_proxy.process import Command, OnLine, Processes
 from claude_proxy.sandbox import reach
 from claude_proxy.settings import Credential, Settings
-from claude_proxy.workspace import Workspace, fill, remove
+from claude_proxy.workspace import Workspace, remove
 from serving.settings import Secret
 from tests.support.claude_proxy_process import Proxy, messages_api, running, wait_until
 
@@ -56,7 +58,7 @@ async def parts(cli: str, base_url: str, workspace: Path) -> list[tuple[float, f
     ask = Ask("sonnet", "Be brief.", [], [{"type": "text", "text": "[[gap=0]] hello"}])
     for _ in range(RUNS):
         folder = place.reserve()
-        fill(folder, ask.system)
+        fill(folder, {SYSTEM_FILE: ask.system.encode()})
         within = reach(cli, folder.root, (), (), [base_url])
         line, env = command.argv(cli, ask, folder, settings), command.environment(ask, folder, settings)
         marks = [time.perf_counter()]

@@ -5,29 +5,25 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 lock=$root/requirements/toolkit.txt
 stamp=$root/.venv/.lock
 
-# Ctrl-C, SIGTERM and SIGHUP end this in two lines, with what runs at the moment. One that was ignored when this was started
-# (`nohup`, `&` in a script) stays ignored: no shell can set a trap for it.
-child=
+# Ctrl-C, SIGTERM and SIGHUP end this in two lines, with what runs at the moment: the launchers' traps call this. One that was
+# ignored when they were started (`nohup`, `&` in a script) stays ignored: no shell can set a trap for it.
+before=
 stopped() {
     trap '' INT TERM HUP
-    if [ -n "$child" ]; then
-        kill -TERM "$child" 2>/dev/null || true
-        wait "$child" 2>/dev/null || true
+    if [ "${!-}" != "$before" ]; then
+        kill -TERM "$!" 2>/dev/null || true
+        wait "$!" 2>/dev/null || true
     fi
     printf '    nothing was started; run the same command again\nerror: %s\n' "$1" >&2
     exit "$2"
 }
-trap 'stopped interrupted 130' INT
-trap 'stopped terminated 143' TERM
-trap 'stopped "hung up" 129' HUP
 
 # Runs a program so that a signal need not wait for its end.
 run() {
     "$@" &
-    child=$!
     set -- 0
-    wait "$child" || set -- $?
-    child=
+    wait "$!" || set -- $?
+    before=$! # has ended: another process may get its number
     return "$1"
 }
 

@@ -1,4 +1,4 @@
-"""Runs every session in lanes at the same time, for each waits much of its time: ./scripts/nox without words.
+"""`lanes.py nox ...` runs every session in lanes at the same time, for each waits much of its time; `--one` runs what it is given.
 
 Ctrl-C, SIGTERM and SIGHUP reach all that a lane has started, each of which is a process group. What was ignored when this
 was started (`./scripts/nox &` in a script, `nohup`) stays ignored, here and there.
@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 LANES = (1, 2, 3)
 #: Seconds that tests get to take down what they started, before they are killed; a stack of containers takes ten.
 GRACE = 60.0
@@ -41,6 +40,10 @@ class Lanes:
     def _stop(self, number: int, _: Any) -> None:
         self.stopped = self.stopped or number
         self.count += 1
+
+    def one(self) -> None:
+        """A single one, which may read: what a person has named."""
+        self.running[LANES[0]] = subprocess.Popen(self.argv, process_group=0)
 
     def start(self) -> None:
         """The first lane is seen as it goes; what another said is shown when it is done."""
@@ -100,15 +103,17 @@ def _left(group: int) -> bool:
     return True
 
 
-def main() -> int:
-    """Run them all."""
+def main(words: list[str]) -> int:
+    """Run the command in every lane, or with ``--one`` as it is."""
+    alone = words[:1] == ["--one"]
     with tempfile.TemporaryDirectory() as folder:
-        lanes = Lanes(
-            sys.argv[1:] or [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py")], Path(folder)
-        )
-        lanes.start()
+        lanes = Lanes(words[1:] if alone else words, Path(folder))
+        if alone:
+            lanes.one()
+        else:
+            lanes.start()
         return lanes.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ def is_terminal() -> bool:
 
 
 def _line(mark: str, text: str) -> None:
-    """Whatever a text holds of a stranger's, no terminal takes it for a command; see ``plain_text``."""
+    """Write a line; whatever it holds of a stranger's, no terminal takes it for a command: see ``plain_text``."""
     safe = plain_text.lines(text)
     try:
         sys.stderr.write(f"{mark} {safe}\n" if mark else f"{safe}\n")

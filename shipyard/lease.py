@@ -125,7 +125,8 @@ def _take(path: Path, mine: Owner, expiry: float) -> None:
             if found is None or alive(found) is False or (found == seen and time.monotonic() > end):
                 if found:
                     console.info(f"taking over from a dead owner ({found})")
-                _write(path, mine)
+                with signals.held():
+                    _write(path, mine)
                 return
         if alive(found) or (seen and found != seen):
             raise ReleaseBusy(_busy(path, found))

@@ -31,7 +31,7 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 #: A URL with a place, which may be empty: a login, a host, a port.
 _URL = re.compile(
     rf"(?P<scheme>{_SCHEME})://"
-    r"(?P<place>(?:[^\s/?#@%]*(?:%[0-9A-Fa-f]{2}[^\s/?#@%]*)*@)?(?:\[[^][/?#\s]*\]|[^][/?#:\s%<>\"\\^`{|}]*)(?::\d*)?)"
+    r"(?P<place>(?:(?P<login>(?:[^\s/?#%]|%[0-9A-Fa-f]{2})*)@)?(?:\[[^][/?#\s]*\]|[^][/?#:\s%<>\"\\^`{|}]*)(?::\d*)?)"
     r"(?=[/?#]|$)(?![^?#]*%(?![0-9A-Fa-f]{2}))(?!.*[\x00-\x1f\x7f])"
 )
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -60,6 +60,13 @@ def named(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: proxy for name, proxy in found.items() if proxy}
 
 
+def both_cases(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for a program that reads names of one case only, as apt does: each says what counts in both."""
+    environment = os.environ if environment is None else environment
+    found = {**named(environment), "NO_PROXY": _value("NO_PROXY", environment)}
+    return {spelt: value for name, value in found.items() if value for spelt in (name, name.lower())}
+
+
 def _value(name: str, environment: Mapping[str, str]) -> str:
     return environment.get(name) or environment.get(name.lower()) or ""
 
@@ -75,7 +82,12 @@ def _proxy(scheme: str, environment: Mapping[str, str]) -> str:
         if (whole := _URL.match(url)) and whole["place"]:
             if url.startswith("://", whole.end() - 1):
                 break  # what was taken for a host is a scheme
-            return url.replace(whole["scheme"], whole["scheme"].lower(), 1)
+            login, rest = (
+                (whole["login"] or "").replace("@", "%40"),
+                url[whole.end("login") :] if whole["login"] else "",
+            )
+            where = f"{login}{rest}" if rest else url[whole.start("place") :]
+            return f"{whole['scheme'].lower()}://{where}"
     else:
         if not found or _unreadable(found):
             return ""

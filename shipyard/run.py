@@ -219,7 +219,7 @@ def detach(
     trace(argv)
     with log.open("ab") as output:
         return _Detached(
-            (*_default(), *argv),
+            (*(() if "=" in argv[0] else _default()), *argv),  # env would take such a name for a variable
             env=dict(env) if env is not None else None,
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -134,7 +134,7 @@ def uncut() -> bool:
 
 
 def answered() -> None:
-    """The signal is the verb's usual end, as for whoever follows logs: it stops nothing more, and is no error."""
+    """The signal is the verb's usual end, as when logs are followed: it stops nothing more, and is no error."""
     _state.answered = True
 
 

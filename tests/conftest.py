@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP take down what tests have started, as Ctrl-C does; whoever ignores one of them goes on ignoring it."""
+"""SIGTERM and SIGHUP take down what tests have started, as Ctrl-C does; one that is ignored stays ignored."""
 
 from __future__ import annotations
 

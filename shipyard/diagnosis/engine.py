@@ -93,8 +93,8 @@ def settings(info: Mapping[str, Any], daemon: Mapping[str, Any]) -> Finding:
 
     ``daemon`` is how it was started, as far as that can be seen. Looked at and harmless, as every service of ours says for
     itself what it gets or needs no such thing: no-new-privileges, default-ulimits, log-driver, default-shm-size,
-    default-ipc-mode, default-cgroupns-mode, live-restore; icc and bridge, which are about the default bridge only;
-    userland-proxy, without which the kernel alone forwards published ports.
+    default-ipc-mode, default-cgroupns-mode, live-restore; icc, which is about the default bridge only; userland-proxy, without
+    which the kernel alone forwards published ports.
     """
     found = [*_ids(info), *_networks(info, daemon), *_confinement(info)]
     return worst(found) if found else ok("none by which a start fails")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 #: struct ucred of <sys/socket.h>: process, user, group.
 _PEER = "3i"
-#: Where it looks for settings unless it is told otherwise (dockerd(8)), and where Debian and Docker keep its number.
+#: Where it looks for settings unless a flag names another file (dockerd(8)), and where Debian and Docker keep its number.
 _FILE, _NUMBER = "/etc/docker/daemon.json", Path("/var/run/docker.pid")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 from types import TracebackType
 
 import orjson
@@ -64,7 +65,7 @@ class Stream:
         self.complete = False
         self._ask = ask
         self._answer = wire.Answer(ask.model, ask.include_usage, ask.session)
-        self._sent = ""
+        self._sent = StringIO()
         self._begun = False
         self._headers: Headers = [*_headers(ask, EVENTS.encode()), (b"x-accel-buffering", b"no")]
         self._out = EventStream(send, keep_alive, lambda: self._headers)
@@ -82,7 +83,7 @@ class Stream:
         """Take an event of the call."""
         match event:
             case Began(model, restarted):
-                if restarted and self._sent:
+                if restarted and self._sent.tell():
                     raise failures.interrupted()
                 await self._begin(model)
             case Text(text):
@@ -105,14 +106,15 @@ class Stream:
         await self._write(self._answer.opening())
 
     async def _piece(self, text: str) -> None:
-        self._sent += text
+        self._sent.write(text)
         await self._write(self._answer.piece(text))
 
     async def _finish(self, finished: Finished) -> None:
         await self._begin(finished.model)
-        if not finished.text.startswith(self._sent):
+        sent = self._sent.getvalue()
+        if not finished.text.startswith(sent):
             raise failures.interrupted()
-        rest = finished.text[len(self._sent) :]
+        rest = finished.text[len(sent) :]
         if rest:
             await self._piece(rest)
         await self._write(self._answer.closing(finished), more=False)

@@ -44,7 +44,9 @@ def create(health: Health) -> App:
     # From here on no other process of this user reads our environment or memory, sandboxed or not.
     kernel.hide()
     cli = Cli(chosen)
-    figures = Figures(lambda: calls.slots.taken, lambda: calls.slots.waiting, lambda: len(calls.spares))
+    calls: Calls
+    runners = (lambda: calls.pool.connected if calls.pool else 0) if chosen.runners else None
+    figures = Figures(lambda: calls.places.taken, lambda: calls.places.waiting, lambda: len(calls.spares), runners)
     gate = Link(chosen, figures.passed) if chosen.egress else NoGate(chosen)
     calls = Calls(chosen, cli, sandbox, gate)
     health.add("claude-cli", cli.working, required=True)
@@ -52,6 +54,9 @@ def create(health: Health) -> App:
     if isinstance(gate, Link):
         health.add("gate", gate.working, required=True)
     health.add("sandbox", sandbox.working, required=sandbox.required)
+    if calls.pool:
+        health.add("runners", calls.pool.working, required=True)
+        health.on_hand_over(calls.pool.hand_over)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

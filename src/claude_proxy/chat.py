@@ -44,7 +44,7 @@ class Chat:
         ask = grants.apply(ask, granted)
         notes(scope)["log"] = {"model": ask.model, "stream": ask.stream}
         with Stream(ask, send, self._keep_alive) if ask.stream else Plain(ask, send) as answer:
-            await self._answered(ask, granted.key, answer, scope, receive)
+            await self._answered(ask, granted.owner, answer, scope, receive)
 
     async def _answered(self, ask: Ask, key: str, answer: Plain | Stream, scope: Scope, receive: Receive) -> None:
         work = asyncio.create_task(self._answer(ask, key, answer))

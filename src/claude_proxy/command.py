@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 import orjson
 
 from claude_proxy.conversation import Ask, Turn
+from claude_proxy.folders import Folder
 from claude_proxy.settings import Settings
 
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -31,48 +30,6 @@ ONE_MODEL = {
     "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1",
 }
 BARE_TOOLS = {"Bash", "Edit", "Read"}
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The places of one request; all below `root`, all private to it."""
-
-    root: Path
-
-    @property
-    def work(self) -> Path:
-        """The CLI's working directory."""
-        return self.root / "work"
-
-    @property
-    def home(self) -> Path:
-        """The CLI's HOME."""
-        return self.root / "home"
-
-    @property
-    def config(self) -> Path:
-        """The CLI's configuration folder."""
-        return self.root / "config"
-
-    @property
-    def scratch(self) -> Path:
-        """The CLI's TMPDIR."""
-        return self.root / "tmp"
-
-    @property
-    def system(self) -> Path:
-        """The file of the system prompt: a command line ends at 128 KiB and shows in the process list."""
-        return self.root / "system.txt"
-
-    @property
-    def servers(self) -> Path:
-        """The file of the MCP servers."""
-        return self.root / "mcp.json"
-
-    @property
-    def history(self) -> Path:
-        """The file of the earlier turns."""
-        return self.root / "history.jsonl"
 
 
 def argv(cli: str, ask: Ask, folder: Folder, settings: Settings) -> list[str]:

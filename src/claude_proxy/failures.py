@@ -127,6 +127,25 @@ def crashed(returncode: int | None) -> ApiError:
     )
 
 
+def too_large() -> ApiError:
+    """Return the error for a CLI, or an impostor of it, that wrote more than any answer takes."""
+    message = "The Claude CLI wrote more than an answer takes, so it was ended."
+    return ApiError(502, message, type="server_error", code="claude_output_too_large", headers=HOPELESS)
+
+
+def no_runner() -> ApiError:
+    """Return the error for a request that found no runner connected."""
+    message = "No runner is connected, so no Claude CLI can start; see `docker compose ps` for claude-runner-1 and the others."
+    headers = {"retry-after": str(BUSY_SECONDS)}
+    return ApiError(503, message, type="server_error", code="claude_no_runner", headers=headers)
+
+
+def runner_lost() -> ApiError:
+    """Return the error for a request whose runner ended in the middle."""
+    message = "The runner of this request ended before the CLI gave a result; other requests go on. Send it again."
+    return ApiError(502, message, type="server_error", code="claude_runner_lost", headers=HOPELESS)
+
+
 def not_started(reason: str) -> ApiError:
     """Return the error for a CLI that could not be started."""
     message = f"The Claude CLI could not be started: {reason}; check CLAUDE_PROXY_CLI and CLAUDE_PROXY_WORKSPACE."

@@ -22,26 +22,31 @@ NUMBERS = ("calls", "tokens")
 OPTIONS = (*EVERY, "tools", "mcp", *NUMBERS)
 CLIENT, ALLOWED_TOOLS, ALLOWED_SERVERS = b"x-llm-call-client", b"x-llm-call-tools", b"x-llm-call-mcp"
 """What the gateway says of its client: the name of its key, and what that key may use (nothing, if it says nothing)."""
+SCOPE = b"x-llm-call-scope"
+"""What no other key of the gateway has, also none that gets the same name later (`serving.keys_file.Key.scope`)."""
 NUMBER = re.compile(r"[1-9][0-9]{0,11}")
 NAME = re.compile(rb"[A-Za-z0-9._@-]{1,64}")
+HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Who asks, and what this key's line in the keys file allows."""
+    """Who asks, and what this key's line in the keys file allows. `owner` says whose the sessions are."""
 
     key: str = "anonymous"
     tools: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
     calls: int | None = None
     tokens: int | None = None
+    owner: str = "anonymous"
 
 
 def grant(key: Key, servers: Collection[str]) -> Grant:
     """Return what a key may use; names that do not exist (any more) allow nothing."""
     tools = tuple(name for name in key.options.get("tools", ()) if name in TOOLS)
     calls, tokens = (int(key.options[name][0]) if name in key.options else None for name in NUMBERS)
-    return Grant(key.name, tools, tuple(name for name in key.options.get("mcp", ()) if name in servers), calls, tokens)
+    servers = tuple(name for name in key.options.get("mcp", ()) if name in servers)
+    return Grant(key.name, tools, servers, calls, tokens, f"{key.name}:{key.scope.hex()}")
 
 
 def narrowed(granted: Grant, scope: Scope) -> Grant:
@@ -56,13 +61,19 @@ def narrowed(granted: Grant, scope: Scope) -> Grant:
         raise ApiError(
             400, f"The header {CLIENT.decode()} is a name of 1 to 64 letters, digits and . _ @ -", code="invalid_value"
         )
+    told = header(scope, SCOPE) or b""
+    if told and not HEX.fullmatch(told):
+        raise ApiError(400, f"The header {SCOPE.decode()} has 64 hexadecimal digits.", code="invalid_value")
     tools, servers = (_words(header(scope, name)) for name in (ALLOWED_TOOLS, ALLOWED_SERVERS))
+    who = f"{granted.key}/{client.decode()}"
     return Grant(
-        f"{granted.key}/{client.decode()}",
+        who,
         tuple(name for name in granted.tools if name in tools),
         tuple(name for name in granted.servers if name in servers),
         granted.calls,
         granted.tokens,
+        # By the gateway's name, so that sessions outlive a new key of the gateway.
+        f"{who}:{told.decode()}",
     )
 
 

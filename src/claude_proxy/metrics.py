@@ -25,7 +25,13 @@ KINDS = {"input": "fresh", "cache_write": "cache_written", "cache_read": "cache_
 class Figures:
     """The service's metrics. `running` and `waiting` are asked when somebody looks."""
 
-    def __init__(self, running: Callable[[], int], waiting: Callable[[], int], spare: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        running: Callable[[], int],
+        waiting: Callable[[], int],
+        spare: Callable[[], int],
+        runners: Callable[[], int] | None = None,
+    ) -> None:
         self.all = Metrics(PREFIX)
         own: dict[str, Any] = {"namespace": PREFIX, "registry": self.all.registry}
         outcomes = "Requests by model and outcome: ok, failed, refused (too many), deadline, disconnected."
@@ -45,6 +51,8 @@ class Figures:
         Gauge("cli_running", "CLIs that answer a request.", **own).set_function(running)
         Gauge("cli_ahead", "CLIs that were started ahead and wait.", **own).set_function(spare)
         Gauge("queue", "Requests that wait for a CLI.", **own).set_function(waiting)
+        if runners:
+            Gauge("runners", "Runners that are connected.", **own).set_function(runners)
 
     def passed(self, calls: int, tokens: int, refused: str) -> None:
         """Count what the gate tells."""

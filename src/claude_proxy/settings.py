@@ -18,6 +18,7 @@ PLACEHOLDER = "held-by-the-egress-gateway"
 KEYS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 SOURCE = "CLAUDE_PROXY_CREDENTIAL"
 LOGIN = "CLAUDE_PROXY_LOGIN_FOLDER"
+RUNNERS, UIDS, MOST_RUNNERS = "CLAUDE_PROXY_RUNNERS", "CLAUDE_PROXY_RUNNER_UIDS", 256
 LEAST_PIDS, LEAST_DISK = 32, 32 << 20
 """The least bounds of a request: what a CLI needs by itself, its folder with a long conversation in it."""
 
@@ -59,6 +60,8 @@ class Settings:
 
     cli: str = "claude"
     workspace: Path = Path("/workspace")
+    runners: Path | None = None
+    runner_uids: range = range(10101, 10110)
     keys_file: str = ""
     origins: tuple[str, ...] = ()
     base_url: str = ""
@@ -99,6 +102,8 @@ def read(env: Env, memory: int | None = None) -> Settings:
     settings = Settings(
         cli=env.text("CLAUDE_PROXY_CLI", Settings.cli),
         workspace=_absolute(env, "CLAUDE_PROXY_WORKSPACE") or Settings.workspace,
+        runners=_absolute(env, RUNNERS),
+        runner_uids=_uids(env),
         keys_file=env.text("CLAUDE_PROXY_KEYS_FILE"),
         origins=cors.read(env, "CLAUDE_PROXY"),
         base_url=base_url,
@@ -134,6 +139,15 @@ def _absolute(env: Env, name: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _uids(env: Env) -> range:
+    text = env.text(UIDS, f"{Settings.runner_uids[0]}-{Settings.runner_uids[-1]}")
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < int(first) + MOST_RUNNERS):
+        env.fault(UIDS, f'"{text}" is no range of at most {MOST_RUNNERS} uids above 0; for example 10101-10109')
+        return Settings.runner_uids
+    return range(int(first), int(last) + 1)
+
+
 def _sandbox(env: Env) -> str:
     mode = env.text("CLAUDE_PROXY_SANDBOX", Settings.sandbox)
     if mode not in sandbox.MODES:
@@ -150,7 +164,8 @@ def _readable(env: Env) -> tuple[str, ...]:
 
 
 def _bounds(env: Env, memory: int) -> Bounds:
-    usual = min(Bounds.memory, max(2 * capacity.CLI_BYTES, memory // 2))
+    # A runner has a memory of its own, and says how much.
+    usual = Bounds.memory if env.text(RUNNERS) else min(Bounds.memory, max(2 * capacity.CLI_BYTES, memory // 2))
     return Bounds(
         env.integer("CLAUDE_PROXY_REQUEST_PIDS", Bounds.pids, minimum=LEAST_PIDS, maximum=100_000),
         env.integer("CLAUDE_PROXY_REQUEST_MEMORY_BYTES", usual, minimum=capacity.CLI_BYTES),
@@ -198,6 +213,8 @@ def _gate(env: Env) -> Gate:
 
 def _login(env: Env, egress: bool) -> Path | None:
     folder = _absolute(env, LOGIN)
+    if folder and env.text(RUNNERS):
+        env.fault(LOGIN, f"is set beside {RUNNERS}; a login is for a proxy without runners")
     if folder and (egress or any(env.text(name) or env.text(f"{name}_FILE") for name in KEYS)):
         env.fault(LOGIN, f"is set beside {SOURCE}, {KEYS[0]} or {KEYS[1]}; keep the one that the CLI is to use")
     return folder

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 SINGLE = frozenset(
     {b"host", b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"content-length", b"content-type"}
     | {b"content-encoding", b"transfer-encoding", b"expect", b"origin", b"upgrade", b"x-request-id"}
-    | {b"x-llm-call-client", b"x-llm-call-tools", b"x-llm-call-mcp", b"idempotency-key"}
+    | {b"x-llm-call-client", b"x-llm-call-scope", b"x-llm-call-tools", b"x-llm-call-mcp", b"idempotency-key"}
 )
 """Headers of which there is one meaning only: twice, the one reader takes the first and the other the last."""
 HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")

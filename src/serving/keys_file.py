@@ -46,6 +46,11 @@ class Key:
         return tuple(each[:-1] for each in self.models or () if each.endswith("*"))
 
 
+def scope_of(key: Key | None) -> bytes:
+    """Return the scope of whoever asks, also where there are no keys."""
+    return key.scope if key else OPEN
+
+
 Check = Callable[[Key], Iterable[str]]
 
 

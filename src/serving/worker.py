@@ -136,6 +136,8 @@ class Worker(uvicorn.Server):
         """Another worker took over: accept nothing more, finish what runs."""
         self._handover = True
         self._begin_to_stop()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._health.handed_over)
 
     def abandon(self) -> None:
         """Nobody is left to supervise this worker: end at once."""

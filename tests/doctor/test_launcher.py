@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.dispositions import by_default, ignoring
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
 
-#: The tasks of a checkout: a signal comes while they are looked for, or after a verb has begun.
+#: The tasks of a checkout: a signal comes while they are looked for, or after a verb has started.
 EARLY = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
 LATE = """\
 import os, signal, sys, time
@@ -50,6 +51,14 @@ def run(launcher: Path, tasks: str, ignored: str = "") -> tuple[int, str]:
 def test_before_a_verb_has_begun(launcher: Path, number: str) -> None:
     code, word = SIGNALS[number]
     assert run(launcher, EARLY.format(number)) == (code, f"{NOTHING}error: {word}\n")
+
+
+def test_in_a_folder_with_an_equals_sign(tmp_path: Path) -> None:
+    """env(1) takes the first word with one for a variable."""
+    launcher = launchers.launcher(tmp_path / "a=b")
+    (tmp_path / "a=b/tasks.py").write_text(LATE.format(KILL.format("SIGTERM")))
+    done = subprocess.run(["sh", "-c", '"$0" one', launcher], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, f"{AGAIN}error: terminated\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -139,7 +148,7 @@ def test_while_another_one_makes_it(bare: Path) -> None:
     assert other.stdout
     other.stdout.readline()
     with subprocess.Popen(by_default([bare, "one"]), stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: _children(process.pid), "its wait for the lock")
+        wait_until(lambda: "flock" in _children(process.pid), "its wait for the lock")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     other.kill()
@@ -148,8 +157,14 @@ def test_while_another_one_makes_it(bare: Path) -> None:
     assert (process.returncode, said) == (143, f"{NOTHING}error: terminated\n")
 
 
-def _children(pid: int) -> str:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+def _children(pid: int) -> list[str]:
+    """The names of its children that have become another program."""
+    numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = []
+    for number in numbers:
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(Path(f"/proc/{number}/comm").read_text().strip())
+    return found
 
 
 #: In place of nox: takes a moment to take down what it has started.
@@ -167,10 +182,12 @@ time.sleep(60)
 """
 
 
-def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals) -> tuple[int, set[str]]:
-    argv = [sys.executable, str(ROOT / "scripts/lanes.py"), sys.executable, "-c", LANE, str(folder)]
+def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals, one: bool = False) -> tuple[int, set[str]]:
+    program = [sys.executable, "-c", LANE, str(folder)]
+    words = ["--one", *program, "lane1"] if one else program
+    argv = [sys.executable, str(ROOT / "scripts/lanes.py"), *words]
     with subprocess.Popen([*wrapper, *argv]) as process:
-        wait_until(lambda: len(list(folder.iterdir())) == 3, "three lanes")
+        wait_until(lambda: len(list(folder.iterdir())) == (1 if one else 3), "the lanes")
         for number in numbers:
             process.send_signal(number)
         code = process.wait(30)
@@ -181,6 +198,10 @@ def lanes(folder: Path, wrapper: list[str], *numbers: signal.Signals) -> tuple[i
 def test_a_signal_ends_every_lane(tmp_path: Path, number: str) -> None:
     code = SIGNALS[number][0]
     assert lanes(tmp_path, by_default([]), getattr(signal, number)) == (code, {"1-2", "2-2", "3-2"})
+
+
+def test_a_signal_ends_a_session_that_was_named(tmp_path: Path) -> None:
+    assert lanes(tmp_path, by_default([]), signal.SIGTERM, one=True) == (143, {"1-2"})
 
 
 def test_lanes_in_the_background_of_a_script(tmp_path: Path) -> None:

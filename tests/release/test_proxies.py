@@ -1,6 +1,6 @@
 """The toolkit, cosign and docker go the same way to a registry: each is asked for the same place, and a proxy says who came.
 
-All of it in a network namespace with nothing but loopback: whoever goes straight gets nowhere at once.
+All of it in a network namespace with nothing but loopback: a direct connection fails at once.
 """
 
 from __future__ import annotations

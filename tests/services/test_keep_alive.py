@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets
@@ -53,6 +54,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("proxy")
     settings = {"CLAUDE_PROXY_CLI": str(install(folder / "claude")), "ANTHROPIC_API_KEY": secrets.token_hex()}
     settings |= {"CLAUDE_PROXY_KEEP_ALIVE_SECONDS": SECONDS, "CLAUDE_PROXY_MAX_PROCESSES": "1"}
+    settings["CLAUDE_PROXY_QUEUE_SECONDS"] = "60"
     with claude_proxy_process.running(folder, settings) as proxy:
         yield proxy
 
@@ -68,17 +70,29 @@ def without(body: bytes) -> bytes:
     return b"".join(each + b"\n\n" for each in events if each != COMMENT.strip())
 
 
+def commented(response: http.client.HTTPResponse, count: int) -> bytes:
+    """Read until there were so many comments; return what came."""
+    came = b""
+    while came.count(COMMENT) < count:
+        line = response.readline()
+        assert line, came
+        came += line
+    return came
+
+
 @pytest.mark.parametrize(
     "wish",
-    [{"delay": LONG}, {"gap": LONG / 2}, {"status": 503, "first": 3, "delay": LONG / 2}, {"status": 429, "first": 3}],
+    [{}, {"held": 1}, {"status": 503, "first": 2}, {"status": 429, "first": 3}],
     ids=["before the first token", "between tokens", "tried again", "falls back"],
 )
-def test_an_open_stream_says_something_all_the_time(api: Service, wish: dict[str, Any]) -> None:
-    quick, _, _ = streamed(api)
-    assert quick == 200
-    status, body, headers = streamed(api, x_double={"name": secrets.token_hex(4), **wish})
-    assert (status, headers["content-type"]) == (200, "text/event-stream")
-    assert body.count(COMMENT) >= 2
+def test_an_open_stream_says_something_all_the_time(api: Service, upstream: Service, wish: dict[str, Any]) -> None:
+    name = secrets.token_hex(4)
+    question = chat("one", "hello", stream=True, x_double={"name": name, "hold": name, **wish})
+    with closing(api.open("POST", CHAT, json.dumps(question).encode())) as response:
+        came = commented(response, 3)
+        upstream.get(f"/release/{name}")
+        body = came + response.read()
+        assert (response.status, response.headers["content-type"]) == (200, "text/event-stream")
     assert without(body).replace(b'"model": "two"', b'"model": "one"') == streamed(api)[1]
 
 
@@ -88,7 +102,7 @@ def test_failures_that_are_fast_keep_their_status(api: Service) -> None:
 
 
 def test_failures_that_are_slow_are_events_that_clients_raise(api: Service) -> None:
-    late = {"x_double": {"status": 400, "delay": LONG, "message": "not so"}}
+    late = {"x_double": {"status": 400, "delay": 2 * LONG, "message": "not so"}}
     with OpenAI(base_url=f"http://127.0.0.1:{api.port}/v1", api_key="x", max_retries=0) as client:
         with pytest.raises(openai.APIError, match="not so") as caught:
             list(client.chat.completions.create(model="one", messages=HELLO, stream=True, extra_body=late))
@@ -161,7 +175,7 @@ def raw(proxy: Proxy, text: str) -> bytes:
 
 
 def test_the_claude_proxy_says_something_while_a_tool_works(proxy: Proxy) -> None:
-    body = raw(proxy, f"slow {LONG}")
+    body = raw(proxy, f"slow {2 * LONG}")
     first, second = body.index(b'"soon '), body.index(b'"enough"')
     assert body[first:second].count(COMMENT) >= 2
     assert COMMENT not in body[second:]
@@ -169,22 +183,21 @@ def test_the_claude_proxy_says_something_while_a_tool_works(proxy: Proxy) -> Non
 
 
 def test_the_claude_proxy_says_something_while_a_request_waits_for_a_cli(proxy: Proxy) -> None:
-    with_cli = proxy.open_stream(f"slow {2 * LONG}")
-    try:
-        assert next(with_cli.events())
-        answer = proxy.chat("and me", stream=True)
-    finally:
-        with_cli.close()
-    before = answer.body.index(b"data: ")
-    assert answer.body[:before].count(COMMENT) >= 2
-    assert b"you said and" in answer.body
+    holds = proxy.open_stream("hang")
+    with closing(holds):
+        assert next(holds.events())
+        waits = proxy.open_stream("and me")
+        came = commented(waits.response, 2)
+    with closing(waits):
+        assert b"data: " not in came
+        assert b"you said and" in waits.response.read()
 
 
 def test_what_fails_late_at_the_claude_proxy_tells_its_status_in_the_event(tmp_path: Path) -> None:
     """By which the gateway in front of it asks again or elsewhere, as it does by a status."""
     settings = {"CLAUDE_PROXY_CLI": str(install(tmp_path / "claude")), "ANTHROPIC_API_KEY": secrets.token_hex()}
     settings |= {"CLAUDE_PROXY_KEEP_ALIVE_SECONDS": SECONDS, "CLAUDE_PROXY_MAX_PROCESSES": "1"}
-    settings |= {"CLAUDE_PROXY_QUEUE_SECONDS": str(LONG)}
+    settings |= {"CLAUDE_PROXY_QUEUE_SECONDS": str(2 * LONG)}
     with claude_proxy_process.running(tmp_path, settings) as proxy:
         holds = proxy.open_stream("hang")
         try:

@@ -12,7 +12,7 @@ from tests.support.stack import ROOT
 def launcher(folder: Path) -> Path:
     """The launcher below ``folder``; beside it is that of nox."""
     shutil.copytree(ROOT / "scripts", folder / "scripts")
-    (folder / "requirements").mkdir()
+    (folder / "requirements").mkdir(exist_ok=True)
     shutil.copy(ROOT / "requirements/toolkit.txt", folder / "requirements")
     (folder / ".venv/bin").mkdir(parents=True)
     shutil.copy(ROOT / "requirements/toolkit.txt", folder / ".venv/.lock")

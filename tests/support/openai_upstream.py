@@ -5,7 +5,8 @@
 Prints `listening on HOST:PORT`. It answers `echo: <last user text>` under the model name it was asked for. A request
 may hold a field `x_double` that makes it misbehave: {"status": 429, "retry_after": 7, "message": "slow down",
 "html": true, "malformed": true, "delay": seconds before the head, "gap": seconds between chunks, "chunks": how many,
-"size": bytes of the answer, or of each chunk,
+"size": bytes of the answer, or of each chunk, "hold": "x" (waits for GET /release/x before the head, or before the chunk
+number "held"),
 "cut": chunks until the connection breaks, "name": "x", "first": 2 (only the first two requests of that name misbehave),
 "model": "m" (only under that name), "refuse": a field with which the request is refused, "silent": true (tells no usage)};
 {"tool": true} makes it call the first of the request's `tools`.
@@ -21,6 +22,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+HOLD_SECONDS = 60.0
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
@@ -32,6 +34,11 @@ class Seen:
         self.counts = {"requests": 0, "streams": 0, "abandoned": 0}
         self.last: dict[str, Any] = {}
         self.named: dict[str, int] = {}
+        self.released: dict[str, threading.Event] = {}
+
+    def hold(self, name: str) -> threading.Event:
+        with self.lock:
+            return self.released.setdefault(name, threading.Event())
 
     def add(self, name: str, amount: int = 1) -> None:
         with self.lock:
@@ -53,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/release/"):
+            self.seen.hold(self.path.rpartition("/")[2]).set()
+            self._json(200, {})
+            return
         known = {
             "/count": self.seen.counts,
             "/last": self.seen.last,
@@ -70,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         self.seen.last = {"body": body, "headers": {name.lower(): value for name, value in self.headers.items()}}
         wish = self._wish(body)
         time.sleep(wish.get("delay", 0))
+        if "hold" in wish and "held" not in wish:
+            self.seen.hold(wish["hold"]).wait(HOLD_SECONDS)
         if wish.get("status", 200) != 200:
             self._fail(wish)
         elif wish.get("refuse") in body:
@@ -146,6 +159,8 @@ class Handler(BaseHTTPRequestHandler):
                 if number == wish.get("cut"):
                     self._break()
                     return
+                if number == wish.get("held"):
+                    self.seen.hold(wish["hold"]).wait(HOLD_SECONDS)
                 text = words[number] + " " if number < len(words) else f"{number} "
                 text += "x" * wish.get("size", 0)
                 self._event(json.dumps(chunk(body["model"], {"content": text}, None) | more))

@@ -18,6 +18,7 @@ TOGETHER = ("engine", "diagnosis", "doctor")
 LAYERS = (
     ("models", "artifacts", "plain_text", "strict_json"),
     ("errors", "model_files", "policy_mounts", "policy_rules", "quantities"),
+    ("policy_runners",),
     ("names", "tags", "inputs", "policy", "acl", "secret_text", "deadline", "commands.*"),
     ("diagnosis", "diagnosis.*"),
     ("elf", "oci", "provenance", "treemap", "dsse", "evidence", "licenses", "socks", "processes", "signals", "owned"),

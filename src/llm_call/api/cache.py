@@ -13,7 +13,7 @@ from llm_call.api.call import Call
 from llm_call.api.request import encode
 from llm_call.api.store import Store
 from serving.asgi import Scope, joined
-from serving.keys_file import OPEN
+from serving.keys_file import scope_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -90,7 +90,7 @@ class Cache:
     def _scope(self, call: Call) -> bytes:
         if self._shared:
             return SHARED
-        return call.client.scope if call.client else OPEN
+        return scope_of(call.client)
 
     async def get(self, keys: Keys) -> Kept | None:
         """Return the kept answer, or None. Who asks for a stream may get a whole answer, not the other way round."""

@@ -14,7 +14,7 @@ from llm_call.api.catalog import LONGEST, Route, UnknownModel
 from llm_call.api.flights import Flight
 from llm_call.api.gateway import Gateway
 from llm_call.api.replies import JSON, Streaming
-from llm_call.api.request import Wire
+from llm_call.api.request import Asked, Wire
 from llm_call.api.sse import Presence, answer
 from serving.asgi import Receive, Scope, Send, notes
 from serving.body import ClientGone
@@ -45,7 +45,7 @@ class Endpoint:
             fields["model"] = asked.model[:LONGEST]
             fields["stream"] = asked.stream
             client = notes(scope).get("grant")
-            route = self._find(client, asked.model)
+            route = self._find(client, asked)
             call = Call(asked, route, self._gateway.order(route), request_id.get() or "", client)
             keys = self._gateway.cache.keys(scope, call) if self._gateway.cache else None
             with Presence(receive), self._stream(call, send) as out:
@@ -70,7 +70,8 @@ class Endpoint:
                     fields["attempts"] = call.attempts
                 self._gateway.telemetry.ended(call, status)
 
-    def _find(self, client: Key | None, name: str) -> Route:
+    def _find(self, client: Key | None, asked: Asked) -> Route:
+        name = asked.model
         try:
             route = self._gateway.catalog.find(name)
         except UnknownModel as error:
@@ -80,6 +81,10 @@ class Endpoint:
         if client and not client.allows(name):
             message = f'This key may not use the model "{name[:LONGEST]}"; GET /v1/models lists those that it may.'
             raise ApiError(403, message, code="model_not_allowed", param="model")
+        if client and client.models is not None:
+            for param in request.OTHER_MODELS & asked.body.keys():
+                message = f'"{param}" could name other models, which this key may not use; leave it out.'
+                raise ApiError(403, message, code="model_not_allowed", param=param)
         return route
 
     def _stream(self, call: Call, send: Send) -> EventStream:

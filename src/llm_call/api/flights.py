@@ -39,8 +39,9 @@ class Flight:
     """One answer on its way. Entered by those who listen.
 
     It is kept whole, for whoever joins later and for the cache, until it has more than `window` bytes (None: always).
-    From then on nobody joins any more. It waits for the fastest of its listeners, so that no more than `window` bytes are
-    kept; one that is further behind is left behind, with an error.
+    From then on nobody joins any more, and the last `window` bytes are kept: half of them may be ahead of the fastest
+    listener, for whom it waits; the other half is for those who are slower. One that is further behind is left behind, with
+    an error.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Flight:
         self._outgrow()
         if self.listeners > len(self._readers):
             await asyncio.sleep(0)  # who has just heard of the first bytes begins to read now
-        while self._came - max((each.size for each in self._readers), default=0) > self._limit(self._window):
+        while self._came - max((each.size for each in self._readers), default=0) > self._limit(self._window) // 2:
             self._progress.clear()
             await self._progress.wait()
         self._forget(self._limit(self._window))

@@ -11,7 +11,7 @@ from llm_call.api.cache import Cache
 from llm_call.api.call import Call
 from llm_call.api.catalog import Catalog, Route, Target
 from llm_call.api.flights import Flights
-from llm_call.api.learning import Learner
+from llm_call.api.learning import Learner, rated_as
 from llm_call.api.telemetry import Telemetry
 from llm_call.api.upstreams import Upstreams
 from serving.settings import SettingsError
@@ -112,4 +112,5 @@ class Gateway:
         cost = call.usage.cost(target.price) if ok and call.usage else None
         self.telemetry.attempt(target, ok, cost)
         if self.learner and call.route.learned:
-            self.learner.record(call.route.name, target.model, call.ident, ok=ok, seconds=seconds, cost=cost)
+            ident = rated_as(call.client, call.ident)
+            self.learner.record(call.route.name, target.model, ident, ok=ok, seconds=seconds, cost=cost)

@@ -16,12 +16,14 @@ Wire = Literal["chat/completions", "embeddings"]
 
 
 NAMES = Names(
-    {"model", "models", "fallbacks", "messages", "input", "stream", "stream_options", "temperature", "seed"}
+    {"model", "models", "fallbacks", "preset", "messages", "input", "stream", "stream_options", "temperature", "seed"}
     | {"session_id", "claude_tools", "mcp_servers"}
 )
 """The members that the gateway acts on, or that the Claude proxy does behind it: another spelling is refused."""
 
 
+OTHER_MODELS = frozenset({"models", "fallbacks", "preset"})
+"""Members by which upstreams that lead to others, such as OpenRouter and LiteLLM's proxy, take further models."""
 COUNTED = {"include_usage": True}
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """What no name of a model holds; some servers read no further than to the NUL."""

@@ -179,7 +179,8 @@ class Upstreams:
 def _told_of(client: Key) -> dict[str, str]:
     """For whom we ask: the proxy keeps sessions apart by it, and gives no tools that this key may not use."""
     tools, servers = (",".join(client.options.get(option, ())) for option in ("tools", "mcp"))
-    return {"x-llm-call-client": client.name, "x-llm-call-tools": tools, "x-llm-call-mcp": servers}
+    told = {"x-llm-call-client": client.name, "x-llm-call-scope": client.scope.hex()}
+    return {**told, "x-llm-call-tools": tools, "x-llm-call-mcp": servers}
 
 
 def _timeout(silence: float) -> aiohttp.ClientTimeout:

@@ -57,7 +57,8 @@ def test_the_keys_file_is_held_to_names_that_exist() -> None:
         'mcp=dox does not exist; perhaps you meant "docs"',
     ]
     assert grants.faults(KEY, ["docs"]) == []
-    assert grants.grant(wrong, ["docs"]) == grants.Grant("worker", ("Read",), ())
+    granted = grants.grant(wrong, ["docs"])
+    assert (granted.key, granted.tools, granted.servers) == ("worker", ("Read",), ())
 
 
 @pytest.mark.parametrize("models", [None, ("opus",), ("max/opus",), ("max/*",), ("op*",)])
@@ -77,10 +78,23 @@ def narrowed(**headers: str) -> grants.Grant:
 
 
 def test_a_gateways_client_has_a_name_of_its_own_and_no_more_than_both_may() -> None:
-    assert narrowed() == grants.Grant("worker", ("Read", "Bash"), ("docs",))
-    assert narrowed(x_llm_call_client="hub") == grants.Grant("worker/hub", (), ())
+    assert narrowed() == grants.Grant("worker", ("Read", "Bash"), ("docs",), owner=f"worker:{KEY.scope.hex()}")
+    assert narrowed(x_llm_call_client="hub") == grants.Grant("worker/hub", (), (), owner="worker/hub:")
     told = {"x_llm_call_client": "hub", "x_llm_call_tools": "Write, Read", "x_llm_call_mcp": "docs,other"}
-    assert narrowed(**told) == grants.Grant("worker/hub", ("Read",), ("docs",))
+    assert narrowed(**told) == grants.Grant("worker/hub", ("Read",), ("docs",), owner="worker/hub:")
+    scopes = [narrowed(**told, x_llm_call_scope=digit * 64).owner for digit in "ab"]
+    assert scopes == [f"worker/hub:{digit * 64}" for digit in "ab"]
+
+
+@pytest.mark.parametrize("scope", ["A" * 64, "a" * 63, "a" * 65, "../" + "a" * 61])
+def test_a_scope_that_is_none_is_refused(scope: str) -> None:
+    with pytest.raises(ApiError, match="x-llm-call-scope"):
+        narrowed(x_llm_call_client="hub", x_llm_call_scope=scope)
+
+
+def test_another_key_of_the_same_name_owns_other_sessions() -> None:
+    first, second = (grants.grant(Key("worker", scope=bytes([each]) * 32), ()) for each in (1, 2))
+    assert first.owner != second.owner
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 65, "\u00e4"])

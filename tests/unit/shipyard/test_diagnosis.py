@@ -212,7 +212,7 @@ def test_what_the_limits_of_production_add_up_to() -> None:
     assert machine.limits("    mem_limit: ${X:-1g}\n", {"X": "2G"}) == 2 * 1024**3
     assert machine.limits("    mem_limit: ${X:-1g}\n", {"X": "much"}) == 0
     real = (ROOT / "compose/compose.yaml").read_text()
-    assert machine.limits(real, {}) == (256 + 512 + 4096 + 256 + 512) * 1024**2
+    assert machine.limits(real, {}) == (256 + 512 + 8 * 1024 + 2048 + 256 + 512) * 1024**2
 
 
 def test_clocks() -> None:

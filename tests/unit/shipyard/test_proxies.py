@@ -51,3 +51,12 @@ def test_what_a_person_sees_of_them() -> None:
     named = {"HTTPS_PROXY": "proxy.invalid:3128", "https_proxy": "other.invalid", "ALL_PROXY": "all.invalid"}
     assert proxies.named(named) == {"HTTPS_PROXY": "http://proxy.invalid:3128"}
     assert proxies.named({}) == {}
+
+
+def test_for_programs_that_read_names_of_one_case_only() -> None:
+    """apt knows http_proxy, and not HTTP_PROXY."""
+    mixed = {"HTTP_PROXY": "upper.invalid:1", "http_proxy": "http://lower.invalid:2", "no_proxy": "a.example"}
+    assert proxies.both_cases(mixed) == {
+        **dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://upper.invalid:1"),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "a.example"),
+    }

@@ -135,7 +135,15 @@ OTHERS: tuple[dict[str, str], ...] = (
                 "[2001:db8::9]:3128",
                 "localhost:3128",
             ),
-            *("somebody:pass@proxy.invalid:3128", "http://somebody:p%40ss@proxy.invalid:3128", "http://proxy.invalid"),
+            *(
+                "somebody:pass@proxy.invalid:3128",
+                "http://somebody:p%40ss@proxy.invalid:3128",
+                "http://somebody:p@ss@proxy.invalid:3128",
+                "somebody:p@ss@proxy.invalid",
+                "http://some%zzbody:x@proxy.invalid",
+                "http://some body:x@proxy.invalid",
+                "http://proxy.invalid",
+            ),
             *(
                 "https://proxy.invalid:3129",
                 "socks5://proxy.invalid:1080",
