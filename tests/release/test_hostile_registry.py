@@ -327,9 +327,9 @@ def test_the_verb_ends_with_15_when_its_time_is_over(
             verbs.signing.verify(Context(), "1.2.3", registry=release.server.address, **options)
         return int(end.value.code or 0)
 
-    assert ended(timeout=0.5) == 15
+    assert ended(timeout="0.5") == 15
     assert "--timeout SECONDS gives it more" in capsys.readouterr().err
-    assert [ended(timeout=-1.0), ended(timeout=float("nan"))] == [4, 4]
+    assert [ended(timeout=wrong) for wrong in ("-1", "nan", "x", "1e9", "1 s", "12345678")] == [4] * 6
 
 
 # What a terminal sees.
