@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from shipyard import logins
+from shipyard import logins, strict_json
 from shipyard.engine.types import home
 from shipyard.errors import AccessDenied, ShipyardError
 from shipyard.logins import Login, Secret
@@ -80,7 +80,7 @@ def _stored(folder: Path, host: str) -> Login | None:
     """What docker knows by this config.json, asked for in docker's order."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = strict_json.load(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
@@ -124,7 +124,7 @@ def _helped(helper: str, server: str) -> Login | None:
         if answer.status:
             msg = f"{program} ended with status {answer.status} for {server}; run `docker login {server}`"
             raise AccessDenied(msg)
-        return logins.from_helper(json.loads(answer.stdout), program)
+        return logins.from_helper(strict_json.table(answer.stdout.encode()), program)
     except ValueError:
         msg = f"{program} gave no JSON for {server}"
         raise AccessDenied(msg) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from shipyard import channel_statements, channels, console, signing, versions
+from shipyard import channel_statements, channels, console, signals, signing, versions
 from shipyard.artifacts import Artifact
 from shipyard.channels import Named
 from shipyard.errors import RegistryFailed
@@ -45,6 +45,7 @@ def state(project: Project, registry: Registry, stated: Stated) -> None:
     for repository, named in stated.items():
         if not named and channel_statements.read(project, registry, repository, ours).channels is None:
             continue
+        signals.check()  # after a signal nothing is promoted
         if made := channel_statements.write(project, registry, repository, named):
             until = channels.moment(made.expires)
             console.info(f"{registry.host}/{repository}: statement {made.counter} of its channels holds until {until}")

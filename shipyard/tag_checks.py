@@ -22,7 +22,7 @@ class Tags:
 
     def names(self, tag: str) -> str | None:
         """The digest that a tag names; None when there is no such tag."""
-        return self.registry.head(self.repository, tag) if tag in self.existing else None
+        return self.registry.head(self.repository, tag)
 
     def misplaced(self, alias: str, digest: str, known: str) -> str:
         """Why a moving tag should not name a digest; empty when it may. ``known`` is what this checkout moved it to last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from invoke import Context
@@ -44,7 +45,7 @@ def verify(
     registry: str = "",
     json: bool = False,
     deep: bool = False,
-    timeout: float = 0.0,
+    timeout: str = "",
     allow_older: bool = False,
 ) -> None:
     """Verify a version, latest, X, X.Y, a reference or a digest from the registry, with the public key only."""
@@ -53,9 +54,9 @@ def verify(
     shipyard.verification.show(report, json=json)
 
 
-def seconds(given: float) -> float:
-    """A time limit. Raises UnknownName for what is none."""
-    if not 0 <= given < 10**7:
-        msg = f"--timeout {given:g} is no number of seconds; write for example --timeout 300"
+def seconds(given: str) -> float:
+    """A time limit; 0 where none is given. Raises UnknownName for what is no number of seconds."""
+    if given and not re.fullmatch(r"\d{1,7}(\.\d{1,3})?", given, re.ASCII):
+        msg = f"--timeout {given} is no number of seconds; write for example --timeout 300"
         raise UnknownName(msg)
-    return given
+    return float(given or 0)

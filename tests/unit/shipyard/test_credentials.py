@@ -135,7 +135,13 @@ def test_a_helper_that_breaks_does_not_show_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     config(tmp_path / "user/.docker", {"credsStore": "own"})
-    for outcome in (Completed(2, secret, secret), Completed(0, secret, ""), CommandFailed(["x"], -1, "no answer")):
+    odd = (Completed(0, f'["{secret}"]', ""), Completed(0, "[" * 100_000, ""))
+    for outcome in (
+        Completed(2, secret, secret),
+        Completed(0, secret, ""),
+        *odd,
+        CommandFailed(["x"], -1, "no answer"),
+    ):
 
         def helper(*_: Any, outcome: Any = outcome, **__: Any) -> Completed:
             if isinstance(outcome, Exception):
