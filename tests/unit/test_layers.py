@@ -31,6 +31,7 @@ LAYERS = (
     (
         "bases",
         "plans",
+        "freshness",
         "sizes",
         "progress",
         "secrets",
