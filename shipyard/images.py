@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, freshness, host, plans, sizes
+from shipyard import bases, console, debian_locks, failures, host, outdated, plans, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
@@ -57,12 +57,12 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
             base = bases.ensure(engine, project.base)
             jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
             there = _look(engine, jobs, request)
-            outdated = [job for job in jobs if there[job.key].reason]
-            if outdated:
-                named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in outdated)
+            wanted = [job for job in jobs if there[job.key].reason]
+            if wanted:
+                named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in wanted)
                 console.step(f"building {named}")
-                seconds = _bake(project, engine, outdated, base, request)
-                for key, made in _adopt(engine, outdated).items():
+                seconds = _bake(project, engine, wanted, base, request)
+                for key, made in _adopt(engine, wanted).items():
                     there[key] = _Found(made, there[key].reason)
     results = [_result(engine, job, there[job.key], seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
@@ -81,7 +81,7 @@ def _look(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, _F
     """What there is of each job, by its key: one look at each, so that digest and reason are about the same image."""
     found = {job.key: (job, api.image(engine.host, job.reference)) for job in jobs}
     return {
-        key: _Found(str(image["Id"]) if image else "", freshness.reason(image, job, no_cache=request.no_cache))
+        key: _Found(str(image["Id"]) if image else "", outdated.reason(image, job, no_cache=request.no_cache))
         for key, (job, image) in found.items()
     }
 
@@ -125,7 +125,7 @@ def native(engine: Engine) -> str:
 
 def staleness(engine: Engine, job: Job, *, no_cache: bool = False) -> str:
     """Why an image has to be built; empty when the one that is there was made from the same inputs."""
-    return freshness.reason(api.image(engine.host, job.reference), job, no_cache=no_cache)
+    return outdated.reason(api.image(engine.host, job.reference), job, no_cache=no_cache)
 
 
 def why(project: Project, engine: Engine, request: Request) -> dict[str, list[str]]:
@@ -133,8 +133,8 @@ def why(project: Project, engine: Engine, request: Request) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for job in plan(project, engine, request):
         image = api.image(engine.host, job.reference)
-        labels, reason = freshness.labels_of(image), freshness.reason(image, job)
-        found[job.reference] = (freshness.changes(labels, job) if labels else []) or ([reason] if reason else [])
+        labels, reason = outdated.labels_of(image), outdated.reason(image, job)
+        found[job.reference] = (outdated.changes(labels, job) if labels else []) or ([reason] if reason else [])
     return found
 
 
@@ -145,7 +145,7 @@ def size(project: Project, engine: Engine, request: Request) -> None:
         if not image:
             console.warn(f"{job.reference} is not built; `invoke build --image {job.image.name} --target {job.target}`")
             continue
-        if reason := freshness.reason(image, job):
+        if reason := outdated.reason(image, job):
             console.warn(
                 f"{job.reference} is not what this checkout would build ({reason}); another one's, or an older one"
             )

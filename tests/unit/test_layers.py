@@ -31,7 +31,7 @@ LAYERS = (
     (
         "bases",
         "plans",
-        "freshness",
+        "outdated",
         "sizes",
         "progress",
         "secrets",
