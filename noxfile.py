@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -65,7 +66,7 @@ def types(session: nox.Session) -> None:
 @nox.session(tags=["lane2"])
 def unit(session: nox.Session) -> None:
     """Pure logic: no engine, no processes, no sockets."""
-    session.run("pytest", "tests/unit", *session.posargs)
+    _pytest(session, "tests/unit", *session.posargs)
 
 
 @nox.session(tags=["lane2"])
@@ -78,7 +79,7 @@ def services(session: nox.Session) -> None:
         server.write_text(f'#!/bin/sh\nexec {loader} --library-path {libraries} {root}/usr/bin/redis-server "$@"\n')
         server.chmod(0o755)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        session.run("pytest", "tests/services", "-m", "not cli", *session.posargs, env={"PATH": path})
+        _pytest(session, "tests/services", "-m", "not cli", *session.posargs, env={"PATH": path})
 
 
 @nox.session(tags=["lane2"])
@@ -86,98 +87,98 @@ def cli(session: nox.Session) -> None:
     """The Claude proxy with the real CLI: the binary of the built image, run on this machine."""
     with _unpacked(session, "claude-proxy") as root:
         cli = root / "usr/local/bin/claude"
-        session.run("pytest", "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
+        _pytest(session, "tests/services", "-m", "cli", *session.posargs, env={"CLAUDE_CLI": str(cli)})
 
 
 @nox.session(tags=["lane2"])
 def engine(session: nox.Session) -> None:
     """The embedded engine: races, crashes, full disks, builds that break; in network namespaces of its own."""
-    session.run("pytest", "tests/engine", *session.posargs)
+    _pytest(session, "tests/engine", *session.posargs)
 
 
 @nox.session(tags=["lane1"])
 def images(session: nox.Session) -> None:
     """Every built image, started hardened."""
-    session.run("pytest", "tests/images", *session.posargs)
+    _pytest(session, "tests/images", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def dev(session: nox.Session) -> None:
     """`invoke dev`: hot reload, every port, Ctrl-C."""
-    session.run("pytest", "tests/phases/test_dev.py", *session.posargs)
+    _pytest(session, "tests/phases/test_dev.py", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def phase1(session: nox.Session) -> None:
     """`invoke host`: the API on the host, a request through every path, nothing left afterwards."""
-    session.run("pytest", "tests/phases/test_host.py", "tests/phases/test_host_process.py", *session.posargs)
+    _pytest(session, "tests/phases/test_host.py", "tests/phases/test_host_process.py", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def phase2(session: nox.Session) -> None:
     """`invoke hybrid`: everything in containers, with debug access; a request through every path."""
-    session.run("pytest", "tests/phases/test_hybrid.py", *session.posargs)
+    _pytest(session, "tests/phases/test_hybrid.py", *session.posargs)
 
 
 @nox.session(tags=["lane2"])
 def phase3(session: nox.Session) -> None:
     """`invoke prod`: hardened, the way out, monitoring; a request through every path."""
     files = ("prod", "rotation", "monitoring", "way_out")
-    session.run("pytest", *(f"tests/phases/test_{name}.py" for name in files), *session.posargs)
+    _pytest(session, *(f"tests/phases/test_{name}.py" for name in files), *session.posargs)
 
 
 @nox.session(tags=["lane2"])
 def granger(session: nox.Session) -> None:
     """`--granger`: a hub and spokes on the shared network use the API and reach nothing else."""
-    session.run("pytest", "tests/phases/test_granger.py", *session.posargs)
+    _pytest(session, "tests/phases/test_granger.py", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def migrate(session: nox.Session) -> None:
     """From phase to phase and back with data in Redis, under clients that never stop calling."""
-    session.run("pytest", "tests/phases/test_moves.py", *session.posargs)
+    _pytest(session, "tests/phases/test_moves.py", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def faults(session: nox.Session) -> None:
     """Kills, hangs, full volumes, a restarted engine, under clients that never stop calling."""
-    session.run("pytest", "tests/faults", *session.posargs)
+    _pytest(session, "tests/faults", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def isolation(session: nox.Session) -> None:
     """From inside the Claude proxy and from the shared network: what must be out of reach, each with a positive control."""
-    session.run("pytest", "tests/isolation", *session.posargs)
+    _pytest(session, "tests/isolation", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def local(session: nox.Session) -> None:
     """Local models: the real llama-server with a model of the tests' own; kills, hangs, idle and full, none left at the end."""
-    session.run("pytest", "tests/local", "tests/phases/test_local_llm.py", *session.posargs)
+    _pytest(session, "tests/local", "tests/phases/test_local_llm.py", *session.posargs)
 
 
 @nox.session(tags=["lane1"])
 def release(session: nox.Session) -> None:
     """Registry, signatures, bills of materials, the pipeline and its crashes."""
-    session.run("pytest", "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)
+    _pytest(session, "tests/release", "--ignore=tests/release/test_repro.py", *session.posargs)
 
 
 @nox.session(tags=["lane2"])
 def doctor(session: nox.Session) -> None:
     """`invoke doctor` on machines with one fault each, made for real."""
-    session.run("pytest", "tests/doctor", *session.posargs)
+    _pytest(session, "tests/doctor", *session.posargs)
 
 
 @nox.session(tags=["lane3"])
 def repro(session: nox.Session) -> None:
     """Rebuilds elsewhere give the same digests, and a difference is named."""
-    session.run("pytest", "tests/release/test_repro.py", *session.posargs)
+    _pytest(session, "tests/release/test_repro.py", *session.posargs)
 
 
 @nox.session
 def long(session: nox.Session) -> None:
     """Checks that repeat one thing very often or under a heavy load: minutes, so `.ci/run` runs them after ./scripts/nox."""
-    session.run("pytest", "tests/long", *session.posargs)
+    _pytest(session, "tests/long", *session.posargs)
 
 
 @nox.session
@@ -188,7 +189,12 @@ def cuda(session: nox.Session) -> None:
     session.log(
         "compiles llama.cpp with CUDA, which takes more than 15 minutes where the build cache has nothing of it"
     )
-    session.run("pytest", "tests/cuda", *session.posargs)
+    _pytest(session, "tests/cuda", *session.posargs)
+
+
+def _pytest(session: nox.Session, *words: str, **options: Any) -> None:
+    """Ctrl-C reaches the tests by themselves; they get a minute to take down what they started before nox ends them."""
+    session.run("pytest", *words, interrupt_timeout=60, terminate_timeout=10, **options)
 
 
 @contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from invoke import Collection
+from shipyard import signals
 
-from verbs import doctor, engine, images, locks, registry, release, sbom, secrets, signing, stack
+signals.own()  # before anything else is imported
+
+from invoke import Collection  # noqa: E402
+
+from verbs import doctor, engine, images, locks, registry, release, sbom, secrets, signing, stack  # noqa: E402
 
 namespace = Collection(
     doctor.doctor,

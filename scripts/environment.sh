@@ -5,6 +5,28 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 lock=$root/requirements/toolkit.txt
 stamp=$root/.venv/.lock
 
+# Ctrl-C, SIGTERM and SIGHUP end this in two lines, with what runs at the moment: the launchers' traps call this. One that was
+# ignored when they were started (`nohup`, `&` in a script) stays ignored: no shell can set a trap for it.
+before=
+stopped() {
+    trap '' INT TERM HUP
+    if [ "${!-}" != "$before" ]; then
+        kill -TERM "$!" 2>/dev/null || true
+        wait "$!" 2>/dev/null || true
+    fi
+    printf '    nothing was started; run the same command again\nerror: %s\n' "$1" >&2
+    exit "$2"
+}
+
+# Runs a program so that a signal need not wait for its end.
+run() {
+    "$@" &
+    set -- 0
+    wait "$!" || set -- $?
+    before=$! # has ended: another process may get its number
+    return "$1"
+}
+
 fail() {
     printf 'error: %s\n' "$1" >&2
     exit 5
@@ -35,8 +57,8 @@ make_environment() {
         fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
     printf '==> making .venv with %s from requirements/toolkit.txt\n' "$python" >&2
     rm -f "$stamp"
-    "$python" -m venv --clear "$root/.venv" || fail "the virtual environment $root/.venv could not be made"
-    "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --requirement "$lock" ||
+    run "$python" -m venv --clear "$root/.venv" || fail "the virtual environment $root/.venv could not be made"
+    run "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --requirement "$lock" ||
         fail 'the locked requirements could not be installed; is the package index reachable?'
     cp "$lock" "$stamp.$$" && mv "$stamp.$$" "$stamp"
 }
@@ -44,7 +66,7 @@ make_environment() {
 if ! cmp -s "$lock" "$stamp"; then
     if command -v flock >/dev/null; then
         exec 9>"$root/.venv.lock"
-        flock 9
+        run flock 9
     fi
     cmp -s "$lock" "$stamp" || make_environment
     exec 9>&-

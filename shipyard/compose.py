@@ -11,7 +11,7 @@ from shipyard import dotenv, gpus, quantities, variants
 from shipyard.engine import api
 from shipyard.errors import StackFailed
 from shipyard.models import LABEL_REFERENCE, Project, Selection
-from shipyard.run import run
+from shipyard.run import apart, run
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
@@ -96,7 +96,8 @@ def _client(project: Project, engine: Engine, files: list[Path], profiles: tuple
         compose_project_name=dotenv.project_name(project.root),
         # Without files Compose would look for one where the user happens to be.
         compose_project_directory=None if files else project.state,
-        client_call=[engine.docker],
+        # Apart from the terminal's process group: Ctrl-C is ours to handle, also while this client cleans up.
+        client_call=[*apart(), engine.docker],
     )
 
 

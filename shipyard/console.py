@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from shipyard import plain_text, signals
+
 
 def is_terminal() -> bool:
     """Whether stderr is a terminal that a person looks at."""
@@ -17,8 +19,14 @@ def is_terminal() -> bool:
 
 
 def _line(mark: str, text: str) -> None:
-    sys.stderr.write(f"{mark} {text}\n" if mark else f"{text}\n")
-    sys.stderr.flush()
+    """Write a line; whatever it holds of a stranger's, no terminal takes it for a command: see ``plain_text``."""
+    safe = plain_text.lines(text)
+    try:
+        sys.stderr.write(f"{mark} {safe}\n" if mark else f"{safe}\n")
+        sys.stderr.flush()
+    except OSError:
+        if not signals.stopping():  # the terminal that sent SIGHUP takes no line any more; clean-up goes on
+            raise
 
 
 def step(text: str) -> None:
@@ -49,7 +57,7 @@ def error(text: str) -> None:
 def result(text: str) -> None:
     """A line of the answer itself, on stdout."""
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(plain_text.lines(text) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as in `invoke logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,7 +99,7 @@ def _encodable(value: Any) -> Any:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Left-aligned columns on stdout."""
-    cells = [list(header), *[list(row) for row in rows]]
+    cells = [list(header), *[[plain_text.shown(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
         result("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

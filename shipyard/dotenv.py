@@ -12,7 +12,9 @@ from shipyard.errors import ConfigError
 from shipyard.machine import replace
 from shipyard.models import Fault, Project
 
-_HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
+_HEADER = "# Read by docker compose. The toolkit keeps the first three; add your own lines (ports, addresses) below.\n"
+#: All but the last digit of the uids of claude-runner-1 and the others.
+UIDS = "CLAUDE_RUNNER_UIDS"
 #: A value in quotes, which may go on for several lines; a backslash hides a quote from its end.
 _QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 
@@ -20,6 +22,12 @@ _QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 def project_name(root: Path) -> str:
     """A Compose project name of this checkout's own, so that clones on one engine do not share containers or volumes."""
     return "llm-call-" + hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]
+
+
+def runner_uids(root: Path) -> str:
+    """All but the last digit of the runners' uids, of this checkout's own where no line of ``.env`` says another: the kernel
+    counts what a user takes on the whole machine."""
+    return str(2000 + int(hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8], 16) % 3999)
 
 
 def write(project: Project) -> dict[str, str]:
@@ -31,6 +39,8 @@ def write(project: Project) -> dict[str, str]:
     lines = text.splitlines() if path.exists() else _HEADER.splitlines()
     current = parse(text)
     known = {"COMPOSE_PROJECT_NAME": project_name(project.root), "LLM_CALL_VERSION": project.version}
+    usual = {UIDS: runner_uids(project.root), **{key: value for key, value in current.items() if key == UIDS and value}}
+    known |= usual
     missing = {key: value for key, value in known.items() if current.get(key) != value}
     if missing or not path.exists():
         kept = [line for line in lines if _name(line) not in missing]

@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from shipyard.errors import StackFailed
@@ -19,6 +20,43 @@ def place(config: Mapping[str, Any]) -> tuple[str, int]:
     port = config["services"]["balancer"]["ports"][0]
     address = str(port.get("host_ip") or "127.0.0.1")
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), int(port["published"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back through a published port: ``answers`` is whether the balancer did, ``seen`` the answer or the failure."""
+
+    answers: bool
+    seen: str
+
+
+def probe(where: tuple[str, int], seconds: float = 3.0) -> Answer:
+    """Ask the balancer from this machine, through what forwards its port: its container may be healthy and the port dead."""
+    connection = http.client.HTTPConnection(*where, timeout=seconds)
+    began = time.monotonic()
+    try:
+        connection.request("GET", "/health/balancer")
+        found = json.loads(connection.getresponse().read(4096))
+        count = int(found["instances"])
+    except TimeoutError:
+        return Answer(False, f"no answer within {seconds:g} s")
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as failed:
+        reason = failed.strerror if isinstance(failed, OSError) and failed.strerror else type(failed).__name__
+        return Answer(False, f"no answer of the balancer: {reason}")
+    finally:
+        connection.close()
+    many = "1 instance" if count == 1 else f"{count} instances"
+    return Answer(True, f"answers in {(time.monotonic() - began) * 1000:.0f} ms, with {many} of the API")
+
+
+def bound(ports: str) -> tuple[str, int] | None:
+    """Where to ask for one of a container's published ports, ``ADDRESS:PORT->8001``; None for one that has none."""
+    for each in ports.split():
+        outside, _, inside = each.partition("->")
+        address, _, port = outside.rpartition(":")
+        if inside == "8001" and port.isdecimal():
+            return place({"services": {"balancer": {"ports": [{"host_ip": address.strip("[]"), "published": port}]}}})
+    return None
 
 
 def instances(where: tuple[str, int]) -> int | None:

@@ -9,6 +9,8 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shipyard import plain_text
+
 if TYPE_CHECKING:
     from shipyard.models import Fault
 
@@ -102,11 +104,17 @@ class RegistryFailed(ShipyardError):
 
     exit_code = 15
 
+    def __init__(self, text: str) -> None:
+        super().__init__(plain_text.shown(text))  # it may quote what the registry said
+
 
 class AccessDenied(ShipyardError):
     """A registry wants other credentials, or does not let these write."""
 
     exit_code = 16
+
+    def __init__(self, text: str) -> None:
+        super().__init__(plain_text.shown(text))  # as above
 
 
 class SigningFailed(ShipyardError):

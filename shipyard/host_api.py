@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipyard import compose, console, dotenv, host_started, variants
+from shipyard import compose, console, dotenv, host_started, signals, variants
 from shipyard.engine import api
 from shipyard.errors import EngineFailed, StackFailed
 from shipyard.machine import replace
@@ -208,8 +208,9 @@ def _stray(number: int, environment: Mapping[str, str]) -> None:
 def _begin(project: Project, environment: Mapping[str, str], what: host_started.Started, where: Path) -> None:
     where.parent.mkdir(parents=True, exist_ok=True)
     given = {**os.environ, **environment, "LLM_CALL_SOCKET": str(where)}
-    begun = detach([sys.executable, "-m", "llm_call.api"], log(project), env=given, cwd=project.root)
-    host_started.keep(project, {**_ours(project), begun.pid: what})
+    with signals.held():  # until its number is known to the next command
+        begun = detach([sys.executable, "-m", "llm_call.api"], log(project), env=given, cwd=project.root)
+        host_started.keep(project, {**_ours(project), begun.pid: what})
     deadline = time.monotonic() + WAIT
     try:
         while _answers(where) != "accepting":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, outdated, plans, sizes
+from shipyard import bases, console, debian_locks, failures, host, outdated, plans, signals, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
@@ -204,11 +204,12 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> dict[str, str]:
     problems = [problem for job in jobs for problem in _problems(engine, job, made[job.key])]
     client = docker.DockerClient(base_url=engine.host)
     try:
-        for job in jobs:
-            if not problems:
-                repository, _, tag = job.reference.rpartition(":")
-                client.api.tag(made[job.key], repository, tag)
-            client.api.remove_image(job.candidate, noprune=True)
+        with signals.whole():  # all of them get their names, or none does
+            for job in jobs:
+                if not problems:
+                    repository, _, tag = job.reference.rpartition(":")
+                    client.api.tag(made[job.key], repository, tag)
+                client.api.remove_image(job.candidate, noprune=True)
     except docker.errors.APIError as failed:
         msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"
         raise EngineFailed(msg) from failed

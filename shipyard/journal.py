@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from shipyard import signals
+
 #: What a line can say of a step. ``skipped`` is for a step that was found done although no line says so.
 STATES = ("begun", "done", "failed", "skipped")
 
@@ -56,17 +58,18 @@ class Journal:
         line = json.dumps(asdict(entry), separators=(",", ":"), sort_keys=True).encode() + b"\n"
         new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            end = _whole(handle)
-            os.ftruncate(handle, end)
-            if os.pwrite(handle, line, end) < len(line):
-                raise OSError(28, "no space left for the journal", str(self.path))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        if new:
-            _sync(self.path.parent)
+        with signals.held():
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                end = _whole(handle)
+                os.ftruncate(handle, end)
+                if os.pwrite(handle, line, end) < len(line):
+                    raise OSError(28, "no space left for the journal", str(self.path))
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            if new:
+                _sync(self.path.parent)
         return entry
 
     def facts(self, step: str, **same: Any) -> Mapping[str, Any] | None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shipyard import console, processes
+from shipyard import console, processes, signals
 from shipyard.errors import ReleaseBusy
 
 #: Seconds between two heartbeats, and how long none may come before an owner on another machine counts as dead.
@@ -47,6 +47,10 @@ class Lease:
 
     def __init__(self, path: Path, mine: Owner) -> None:
         self._path, self._mine = path, mine
+
+    def take(self, expiry: float) -> None:
+        """Make it ours. Raises ReleaseBusy as ``held`` does."""
+        _take(self._path, self._mine, expiry)
 
     def check(self) -> None:
         """Ask before whatever cannot be taken back. Raises ReleaseBusy when the lease is no longer ours."""
@@ -80,16 +84,21 @@ def held(path: Path, what: str, *, beat: float = BEAT, expiry: float = EXPIRY) -
     An owner on this machine is looked up; one on another is dead when no heartbeat comes for ``expiry`` seconds, which
     are waited for, as two machines' clocks need not agree.
     """
-    lease = _take(path, what, expiry)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lease = Lease(path, _myself(what))
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(lease, over, beat), name="lease", daemon=True)
-    beating.start()
     try:
+        lease.take(expiry)
+        with signals.held():
+            beating.start()
         yield lease
     finally:
-        over.set()
-        beating.join()
-        lease.give_back()
+        with signals.held():
+            over.set()
+            if beating.ident is not None:
+                beating.join()
+            lease.give_back()
 
 
 def read(path: Path) -> Owner | None:
@@ -107,9 +116,7 @@ def alive(owner: Owner) -> bool | None:
     return processes.started(owner.pid) == owner.started
 
 
-def _take(path: Path, what: str, expiry: float) -> Lease:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = _myself(what)
+def _take(path: Path, mine: Owner, expiry: float) -> None:
     seen: Owner | None = None
     end = time.monotonic() + expiry
     while True:
@@ -118,8 +125,9 @@ def _take(path: Path, what: str, expiry: float) -> Lease:
             if found is None or alive(found) is False or (found == seen and time.monotonic() > end):
                 if found:
                     console.info(f"taking over from a dead owner ({found})")
-                _write(path, mine)
-                return Lease(path, mine)
+                with signals.held():
+                    _write(path, mine)
+                return
         if alive(found) or (seen and found != seen):
             raise ReleaseBusy(_busy(path, found))
         if seen is None:

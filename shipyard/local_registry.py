@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipyard import console, ports, processes, quantities
+from shipyard import console, ports, processes, quantities, signals
 from shipyard.engine import lock, packages
 from shipyard.engine.types import home
 from shipyard.errors import AccessDenied, ConfigError, RegistryFailed
@@ -96,7 +96,8 @@ def up() -> Status:
             _end(found, _STOP_SILENT)
         ports.check([quantities.Published("registry", "127.0.0.1", _wanted(), PORT)], {})
         try:
-            process = _start(program)
+            with signals.held():  # until its number is known to the next command
+                process = _start(program)
         except OSError as problem:
             msg = f"the registry cannot be started below {_folder()}: {problem.strerror} ({problem.filename})"
             raise RegistryFailed(msg) from problem

@@ -14,6 +14,8 @@ HUB = "https://index.docker.io/v1/"
 #: What credential helpers say instead of a user's name when the secret is an identity token.
 TOKEN_USER = "<token>"
 _CHALLENGE = re.compile(r'(?P<scheme>[A-Za-z]+)\s+(?P<fields>(?:[A-Za-z_-]+="[^"]*"(?:\s*,\s*)?)+)')
+#: Characters of the header that are looked at; a registry's has about 200.
+_LONGEST = 4096
 _FIELD = re.compile(r'([A-Za-z_-]+)="([^"]*)"')
 
 
@@ -86,7 +88,7 @@ class Challenge:
 
 def challenge(header: str) -> Challenge | None:
     """The way to log in that ``WWW-Authenticate`` offers, a token service before a password; None when there is neither."""
-    found = {}
+    found, header = {}, header[:_LONGEST]
     for each in _CHALLENGE.finditer(header):
         fields = {name.lower(): value for name, value in _FIELD.findall(each["fields"])}
         known = {name: fields[name] for name in ("realm", "service", "scope") if name in fields}

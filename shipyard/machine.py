@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from shipyard import signals
 from shipyard.engine.types import home
 
 
@@ -29,11 +30,12 @@ def replace(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file whole or not at all, with ``mode`` from its first moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with signals.held():
+        try:
+            with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from shipyard import strict_json
 from shipyard.errors import UnknownName
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -22,7 +22,14 @@ INDEXES = (INDEX, DOCKER_INDEX)
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 #: Bytes of a manifest: what the distribution specification asks registries to take at least, and what they take at most.
 LONGEST = 4 * 1024 * 1024
+#: Entries of an index or of a list of attachments that are read: 4 MiB have no more than about 20,000.
+MOST_LISTED = 20_000
+#: Layers of an image that are read; a container's root file system has at most 127 (moby, MaxLayerDepth).
+MOST_LAYERS = 256
+#: Members and items of an index, a manifest or a config: an entry of a list has about a dozen.
+_COUNT = 400_000
 
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*(?:/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*)?(?:; ?[\x20-\x7e]*)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # The grammar of github.com/distribution/reference, which docker, cosign and every registry use.
 _HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
@@ -35,12 +42,16 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a document says of another one or of a blob. ``size`` in bytes; ``platform`` is empty when none is named."""
+    """What a document says of another one or of a blob. ``size`` in bytes; ``platform`` is empty when none is named.
+
+    ``artifact`` is the type that a list of attachments declares; empty when it declares none.
+    """
 
     media_type: str
     digest: str
     size: int
     platform: str = ""
+    artifact: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,45 +135,68 @@ def _refuse(text: str, reason: str) -> None:
 
 def parse(raw: bytes) -> dict[str, Any]:
     """An index, a manifest or a config as its document. Raises ValueError when it is not a JSON object."""
-    document = json.loads(raw)
-    if not isinstance(document, dict):
-        msg = "not a JSON object"
-        raise ValueError(msg)
-    return document
+    return strict_json.table(raw, count=_COUNT)
 
 
 def media_type(document: Mapping[str, Any]) -> str:
-    """The kind of a document: what it says, else what it looks like (OCI's index and manifest may leave it out)."""
-    if isinstance(said := document.get("mediaType"), str) and said:
-        return said
+    """The kind of a document: what it says, else what it looks like (OCI's index and manifest may leave it out).
+
+    Raises ValueError when it says something that is no media type.
+    """
+    if "mediaType" in document:
+        return _kind(document["mediaType"]) or MANIFEST
     return INDEX if "manifests" in document else MANIFEST
 
 
 def descriptor(document: Any) -> Descriptor:
     """One descriptor. Raises ValueError when digest or size are missing or strange."""
-    found = document if isinstance(document, dict) else {}
-    size = found.get("size")
-    if not is_digest(found.get("digest")) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        msg = f"not a descriptor with a SHA-256 digest and a size: {str(document)[:200]}"
-        raise ValueError(msg)
-    return Descriptor(str(found.get("mediaType", "")), found["digest"], size, platform(found.get("platform")))
+    try:
+        found = strict_json.mapping(document, "entry")
+        digest = strict_json.text(found.get("digest"), "digest")
+        if not is_digest(digest):
+            _strange(f"its digest is {digest[:80]!r}")
+        size, kind = strict_json.size(found.get("size"), "size"), _kind(found.get("mediaType"))
+        return Descriptor(kind, digest, size, platform(found.get("platform")), _kind(found.get("artifactType")))
+    except strict_json.Malformed as problem:
+        msg = f"not a descriptor with a SHA-256 digest and a size: {problem}"
+        raise strict_json.Malformed(msg) from None
+
+
+def _kind(value: Any) -> str:
+    """A media type (RFC 6838); empty where it is left out."""
+    said = strict_json.optional_text(value, "media type", most=255)
+    if said and not _MEDIA_TYPE.fullmatch(said):
+        _strange(f"{said[:80]!r} is no media type")
+    return said
+
+
+def _strange(reason: str) -> NoReturn:
+    raise strict_json.Malformed(reason)
 
 
 def platform(document: Any) -> str:
-    """``os/architecture[/variant]``; the variant that is the only one in use, arm64's v8, is left out as docker does."""
+    """``os/architecture[/variant]``; the variant that is the only one in use, arm64's v8, is left out as docker does.
+
+    Raises ValueError when one of them is no string.
+    """
     if not isinstance(document, dict) or not document.get("os"):
         return ""
-    parts = [str(document.get(key) or "") for key in ("os", "architecture", "variant")]
+    parts = [strict_json.optional_text(document.get(key), key, most=64) for key in ("os", "architecture", "variant")]
     if parts[1:] == ["arm64", "v8"]:
         parts[2] = ""
     return "/".join(part for part in parts if part)
 
 
 def manifests(index: Mapping[str, Any]) -> tuple[Descriptor, ...]:
-    """The manifests that an index lists, attestations of docker's (platform ``unknown/unknown``) among them."""
-    return tuple(descriptor(each) for each in index.get("manifests") or ())
+    """The manifests that an index lists, attestations of docker's (platform ``unknown/unknown``) among them.
+
+    Raises ValueError for what is no list of descriptors, or is longer than ``MOST_LISTED``.
+    """
+    listed = strict_json.sequence(index.get("manifests"), "list of manifests", most=MOST_LISTED)
+    return tuple(descriptor(each) for each in listed)
 
 
 def blobs(manifest: Mapping[str, Any]) -> tuple[Descriptor, ...]:
     """The blobs of a manifest: its config, then its layers from the lowest. Raises ValueError when it is not a manifest."""
-    return (descriptor(manifest.get("config")), *(descriptor(each) for each in manifest.get("layers") or ()))
+    layers = strict_json.sequence(manifest.get("layers"), "list of layers", most=MOST_LAYERS)
+    return (descriptor(manifest.get("config")), *(descriptor(each) for each in layers))

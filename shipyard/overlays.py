@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shipyard import compose, policy, quantities
-from shipyard.engine import api
-from shipyard.errors import ConfigError, UnknownName
+from shipyard.diagnosis import engine as judge
+from shipyard.diagnosis.finding import FAIL
+from shipyard.engine import api, daemon
+from shipyard.errors import ConfigError, EngineFailed, UnknownName
 from shipyard.models import Fault, Project, Selection
 from shipyard.names import perhaps
 
@@ -81,6 +83,15 @@ def beyond(engine: Engine, config: Mapping[str, Any], settings: Mapping[str, str
     info = api.get(engine.host, "/info") or {}
     there, memory = int(info.get("NCPU") or 0), int(info.get("MemTotal") or 0)
     return [*quantities.beyond(config, settings, there, memory), *quantities.ports(config)]
+
+
+def possible(engine: Engine) -> None:
+    """Raise EngineFailed for an engine by whose settings every start fails, before anything is made or started."""
+    if not api.speaks(engine.host):
+        return
+    found = judge.settings(api.get(engine.host, "/info") or {}, daemon.settings(engine.host))
+    if found.state == FAIL:
+        raise EngineFailed(f"{engine.host}: {found.seen};\n" + ";\n".join(found.mend))
 
 
 def unreadable(project: Project) -> list[Fault]:

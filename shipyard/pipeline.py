@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from shipyard import console, lease, local_registry, release_page, signing_keys, source, tags, versions
+from shipyard import console, lease, local_registry, release_page, signals, signing_keys, source, tags, versions
 from shipyard.engine import Engine
 from shipyard.errors import RegistryFailed, ShipyardError
 from shipyard.models import Project
@@ -49,8 +49,7 @@ def release(project: Project, engine: Callable[[], Engine], options: Options) ->
         asked = STEPS if options.until == preflight.STEP.name else steps
         settled = _ask(world, asked)
         world.pending = tuple(step.name for step in asked if step.name not in settled)
-        for number, step in enumerate(steps, 1):
-            _take(world, step, f"{number}/{len(steps)}", settled.get(step.name, ""))
+        _take_all(world, steps, settled)
     console.step(f"{world.version} has reached {options.until} ({time.monotonic() - begin:.1f} s)")
     if options.until != "promote":
         return {"version": world.version, "digests": world.digests}
@@ -71,8 +70,21 @@ def _ask(world: World, steps: Sequence[Step]) -> dict[str, str]:
     return settled
 
 
+def _take_all(world: World, steps: Sequence[Step], settled: Mapping[str, str]) -> None:
+    done = list[str]()
+    try:
+        for number, step in enumerate(steps, 1):
+            _take(world, step, f"{number}/{len(steps)}", settled.get(step.name, ""))
+            done.append(step.name)
+    except signals.Stopped:
+        left = ", ".join(step.name for step in steps[len(done) :])
+        console.info(f"done: {', '.join(done) or 'nothing'}; left: {left or 'nothing'}")
+        raise
+
+
 def _take(world: World, step: Step, number: str, settled: str) -> None:
-    """One step: skipped when the world has it, else run between two lines of the journal."""
+    """One step: skipped when the world has it, else run between two lines of the journal. Does not start after a signal."""
+    signals.check()
     reason = settled or (step.done(world) if step.name in world.pending else "")
     if reason:
         console.skip(f"{number} {step.name}: {reason}")
@@ -109,6 +121,7 @@ def _persistently(world: World, step: Step) -> Mapping[str, Any]:
             world.journal.write(step.name, "failed", {"reason": str(failed)[:2000]})
             console.warn(f"{failed}\n{step.name} is tried again in {pause:g} s")
         time.sleep(pause)
+        signals.check()
         world.journal.write(step.name, "begun")
 
 
@@ -130,7 +143,7 @@ def _failed(world: World, step: Step, failed: BaseException) -> None:
         world.journal.write(step.name, "failed", {"reason": reason[:2000]})
     except OSError as full:
         console.warn(f"the journal takes no line: {full}")
-    if step is not preflight.STEP:
+    if step is not preflight.STEP and not isinstance(failed, signals.Stopped):  # whose end says so
         console.info(f"{step.name} did not end well; what was done stays, and the same command goes on from here")
 
 

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from shipyard import policy_mounts
+from shipyard import policy_mounts, policy_runners
 from shipyard import policy_rules as rules
 from shipyard.models import Fault
 
@@ -30,6 +30,7 @@ def faults(config: Mapping[str, Any], root: Path | None = None) -> list[Fault]:
         for name, service in sorted(services.items())
         for key, problem, hint in _service(name, service, root)
     ]
+    found += policy_runners.together(services)
     found += [*_networks(config.get("networks") or {}), *_membership(services, config.get("networks") or {})]
     for name, volume in sorted((config.get("volumes") or {}).items()):
         if (volume or {}).get("driver_opts") or (volume or {}).get("driver", "local") != "local":
@@ -72,20 +73,26 @@ def _service(name: str, service: Mapping[str, Any], root: Path | None) -> Iterat
     for key, (wanted, problem) in rules.EXACT.items():
         if service.get(key) != wanted:
             yield key, problem, f"{key}: {str(wanted).lower() if isinstance(wanted, bool) else wanted}"
+    runner = name in rules.RUNNERS
     for key, problem in rules.FORBIDDEN.items():
-        if service.get(key):
+        if service.get(key) and not (runner and key == "user"):
             yield key, problem, "leave it out"
+    if runner:
+        yield from policy_runners.faults(service)
     yield from _devices(name, service)
     yield from _bounds(service)
     if service.get("restart", "no") == "no":
         yield "restart", "it stays down after a crash", "restart: always"
     for place in service.get("tmpfs") or ():
-        if "size=" not in str(place) or "noexec" not in str(place):
+        executable = "noexec" not in str(place) and not (runner and policy_runners.is_work(str(place)))
+        if "size=" not in str(place) or executable:
             yield "tmpfs", f"{place} has no size or can be executed from", "/tmp:rw,noexec,nosuid,nodev,size=64m"
     yield from _image(str(service.get("image", "")))
     yield from _environment(name, service.get("environment") or {})
     for volume in service.get("volumes") or ():
         yield from policy_mounts.faults(name, volume, root)
+        if volume.get("source") == policy_runners.VOLUME and not runner and name != "claude-proxy":
+            yield "volumes", "the socket of claude-proxy is for its runners", "leave it out"
     command = [str(word) for word in service.get("command") or ()]
     if "--reload" in command:
         yield "command", "hot reload is on", "leave --reload out"

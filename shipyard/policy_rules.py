@@ -10,14 +10,16 @@ from typing import Any
 PUBLISHED, ENTRANCE = "balancer", 8001
 #: What a person looks at in a browser may be published besides, on this machine's own addresses.
 LOCAL, LOOPBACK = "prometheus", ("127.0.0.1", "::1")
+#: Where the CLIs of claude-proxy run, one in each.
+RUNNERS = tuple(f"claude-runner-{number}" for number in range(1, 10))
 #: The services that --gpu gives a device, by the end that their image's name must have for it.
-ACCELERATED: Mapping[str, str] = {"ollama": "", "llm-call-api": "-cuda", "claude-proxy": "-cuda"}
+ACCELERATED: Mapping[str, str] = {"ollama": "", "llm-call-api": "-cuda", **dict.fromkeys(RUNNERS, "-cuda")}
 #: What it is: an NVIDIA GPU, and nothing else that a device driver of the engine has to give; CDI gives anything. The two drivers
 #: that have one, and what they call it: by an index, a UUID, "all" or whatever name a CDI specification has for it.
 CAPABILITY, CDI_KIND, GPU_NAME = "gpu", "nvidia.com/gpu", r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
 DEVICES = {"nvidia": re.compile(GPU_NAME), "cdi": re.compile(f"{re.escape(CDI_KIND)}={GPU_NAME}")}
 #: Networks that have neither a way out nor one to the host.
-CLOSED = ("agent", "data")
+CLOSED = ("agent", "data", "runners")
 #: The network of other projects: the only one that is not made by this stack.
 SHARED = "granger-network"
 #: The engine's own networks: being on one of them is being on the host, or beside whatever else runs there.
@@ -27,7 +29,8 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "balancer": ("llm-call-network",),
     "granger": ("llm-call-network", SHARED),
     "llm-call-api": ("llm-call-network", "data", "agent", "outbound"),
-    "claude-proxy": ("agent",),
+    "claude-proxy": ("agent", "runners"),
+    **dict.fromkeys(RUNNERS, ("runners",)),
     "egress": ("agent", "outbound"),
     "redis": ("data",),
     "redis-exporter": ("data",),
@@ -35,7 +38,9 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "ollama": ("outbound",),
 }
 #: Variables that switch a protection, and what production needs them to be.
-SWITCHES: Mapping[str, Mapping[str, str]] = {"claude-proxy": {"CLAUDE_PROXY_SANDBOX": "required"}}
+SWITCHES: Mapping[str, Mapping[str, str]] = {
+    "claude-proxy": {"CLAUDE_PROXY_SANDBOX": "required", "CLAUDE_PROXY_RUNNERS": "/run/runners"}
+}
 
 #: Keys that have to be there with exactly this value.
 EXACT: Mapping[str, tuple[Any, str]] = {

@@ -11,6 +11,12 @@ from pathlib import Path
 from shipyard.errors import PortInUse
 from shipyard.quantities import Published
 
+#: For an engine that forwards ports in the kernel: it has no rule that leads from an IPv6 address to a container's IPv4.
+SIX = (
+    "{address}: the embedded engine forwards ports of IPv4 addresses only; set LLM_CALL_API_ADDRESS=127.0.0.1 in .env, "
+    "or start the engine with docker-proxy: `invoke engine.down`, then `SHIPYARD_USERLAND_PROXY=true invoke engine.up`"
+)
+
 
 def check(wanted: Iterable[Published], owners: dict[int, str]) -> None:
     """Raise PortInUse naming every taken port and its owner. ``owners`` maps ports to the containers that publish them."""

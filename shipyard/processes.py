@@ -20,3 +20,21 @@ def started(pid: int) -> int | None:
     except OSError:
         return None
     return None if state in "ZX" and int(fields[16]) <= 1 else int(fields[18])
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group that have not ended; the leader alone where there is no /proc."""
+    found = []
+    if not Path("/proc/self/stat").exists():
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, 0)
+            found.append(leader)
+        return found
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, number = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(number) == leader and state not in "ZX":
+            found.append(int(folder.name))
+    return found

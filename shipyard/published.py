@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipyard import oci
+from shipyard import oci, plain_text, registry_documents
 from shipyard.artifacts import Layer, Platform
 from shipyard.errors import RegistryFailed
 from shipyard.registry import Registry
+from shipyard.registry_documents import Config
 
 #: Platform of an index's entries that are no image (buildx's own attestations).
 _NO_IMAGE = "unknown/unknown"
+#: Entries of an image's index that are read: each platform is one, with buildx's attestations two.
+_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Finding:
     hint: str = ""
 
     def __str__(self) -> str:
-        """``place: kind: problem; hint``."""
-        return f"{self.place}: {self.kind}: {self.problem}" + (f"; {self.hint}" if self.hint else "")
+        """``place: kind: problem; hint``, in one line that no terminal takes for a command."""
+        place, problem, hint = (plain_text.shown(each) for each in (self.place, self.problem, self.hint))
+        return f"{place}: {self.kind}: {problem}" + (f"; {hint}" if hint else "")
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Seen:
 
 
 class Reader:
-    """Reads one image. ``place`` is how findings call it."""
+    """Reads one image. ``place`` is how findings call it; ``deep`` reads its layers too, of which else only the names."""
 
-    def __init__(self, registry: Registry, repository: str, place: str) -> None:
-        self.registry, self.repository, self.place = registry, repository, place
+    def __init__(self, registry: Registry, repository: str, place: str, *, deep: bool = False) -> None:
+        self.registry, self.repository, self.place, self.deep = registry, repository, place, deep
         self.findings: list[Finding] = []
 
     def read(self, reference: str) -> Seen:
@@ -60,44 +64,64 @@ class Reader:
             return Seen("", findings=tuple(self.findings))
         platforms, labels = list[Platform](), dict[str, Mapping[str, str]]()
         for each, manifest in self._manifests(digest, top):
-            config = self._config(manifest)
-            platform = each.platform or oci.platform(config)
-            labels[platform] = (config.get("config") or {}).get("Labels") or {}
-            platforms.append(self._platform(platform, each.digest, manifest, config))
+            blobs = self._described(oci.blobs, manifest, each.digest)
+            config = self._config(blobs[0]) if blobs else Config()
+            platform = each.platform or config.platform
+            if platform in labels:
+                self._find("tampered", f"it has {platform or 'an image without a platform'} twice")
+            labels[platform] = config.labels
+            platforms.append(self._platform(platform, each.digest, blobs, config))
         return Seen(digest, tuple(platforms), labels, tuple(self.findings))
 
     def _manifests(self, digest: str, top: dict[str, Any]) -> Iterator[tuple[oci.Descriptor, dict[str, Any]]]:
-        if oci.media_type(top) not in oci.INDEXES:
-            yield oci.Descriptor(oci.media_type(top), digest, 0), top
+        kind = self._kind(top, digest)
+        if kind not in oci.INDEXES:
+            if kind:
+                yield oci.Descriptor(kind, digest, 0), top
             return
-        for each in self._described(oci.manifests, top, digest):
+        listed = self._described(oci.manifests, top, digest)
+        if len(listed) > _MOST:
+            self._find(
+                "tampered", f"{digest} lists {len(listed):,} manifests; an index of more than {_MOST} is not read"
+            )
+            return
+        for each in listed:
             if each.platform != _NO_IMAGE and (manifest := self._document(each.digest, "missing-manifest")) is not None:
                 yield each, manifest
 
-    def _platform(self, platform: str, digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Platform:
-        said = [str(each.get("created_by", "")) for each in config.get("history") or () if not each.get("empty_layer")]
-        found = self._described(oci.blobs, manifest, digest)
+    def _kind(self, top: dict[str, Any], digest: str) -> str:
+        try:
+            return oci.media_type(top)
+        except ValueError as problem:
+            self._find("tampered", f"{digest} is no index and no manifest: {problem}")
+            return ""
+
+    def _platform(self, platform: str, digest: str, blobs: tuple[oci.Descriptor, ...], config: Config) -> Platform:
+        said = config.history
         layers = [
             Layer(layer.digest, layer.size, said[number] if number < len(said) else "")
-            for number, layer in enumerate(found[1:])
+            for number, layer in enumerate(blobs[1:])
         ]
-        for each in layers:
-            if not self.registry.has_blob(self.repository, each.digest):
+        for each in dict.fromkeys(layers):
+            if self.deep:
+                if problem := self.registry.check_blob(self.repository, each.digest, each.size):
+                    self._find("tampered", f"the layer {each.digest} of {platform} is not what it was: {problem}")
+            elif not self.registry.has_blob(self.repository, each.digest):
                 self._find("missing-blob", f"the layer {each.digest} of {platform} is not in the registry")
-        return Platform(platform, digest, sum(each.size for each in found), tuple(layers))
+        return Platform(platform, digest, sum(each.size for each in blobs), tuple(layers))
 
-    def _config(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        found = self._described(oci.blobs, manifest, "a manifest")
-        if not found:
-            return {}
+    def _config(self, blob: oci.Descriptor) -> Config:
         try:
-            raw = self.registry.blob(self.repository, found[0].digest)
-            if raw is not None:
-                return oci.parse(raw)
-            self._find("missing-blob", f"the config {found[0].digest} is not in the registry")
+            raw = self.registry.blob(self.repository, blob.digest, oci.LONGEST)
+            if raw is None:
+                self._find("missing-blob", f"the config {blob.digest} is not in the registry")
+            elif len(raw) != blob.size:
+                self._find("tampered", f"the config {blob.digest} has {len(raw)} bytes, its manifest says {blob.size}")
+            else:
+                return registry_documents.config(raw)
         except (ValueError, RegistryFailed) as problem:
-            self._tampered(f"the config {found[0].digest}", problem)
-        return {}
+            self._tampered(f"the config {blob.digest}", problem)
+        return Config()
 
     def _document(self, digest: str, absent: str) -> dict[str, Any] | None:
         try:

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
 
-from shipyard import oci
+from shipyard import oci, signals
 from shipyard.artifacts import Artifact
 from shipyard.errors import BuildFailed, RegistryFailed, VerificationFailed
 from shipyard.layouts import Layout
@@ -91,11 +91,13 @@ def move(registry: Registry, artifact: Artifact, tags: Iterable[str]) -> list[Mo
         if found is None:
             msg = f"{artifact.reference} is not in the registry, so {tag} cannot name it; run `invoke push`"
             raise RegistryFailed(msg)
-        registry.push_manifest(repository, tag, found[0], found[1])
-        if (now := registry.head(repository, tag)) != artifact.digest:
-            msg = f"{artifact.repository}:{tag} names {now} right after it was moved to {artifact.digest}; who else writes there?"
-            raise RegistryFailed(msg)
-        moved.append(Moved(tag, before, artifact.digest))
+        with signals.whole():  # one tag is one unit: no signal leaves it open whether the tag was moved
+            registry.push_manifest(repository, tag, found[0], found[1])
+            if (now := registry.head(repository, tag)) != artifact.digest:
+                where = f"{artifact.repository}:{tag}"
+                msg = f"{where} names {now} right after it was moved to {artifact.digest}; who else writes there?"
+                raise RegistryFailed(msg)
+            moved.append(Moved(tag, before, artifact.digest))
     return moved
 
 

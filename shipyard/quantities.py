@@ -13,6 +13,7 @@ from shipyard.models import Fault, Selection
 
 #: The variable that says how much memory, and how many processors, a service may use, where there is one.
 MEMORY = {"llm-call-api": "LLM_CALL_API_MEMORY", "ollama": "OLLAMA_MEMORY"}
+MEMORY |= {f"claude-runner-{number}": "CLAUDE_RUNNER_MEMORY" for number in range(1, 10)}
 PROCESSORS = {"llm-call-api": "LLM_CALL_API_CPUS", "ollama": "OLLAMA_CPUS"}
 #: The variable that moves each published port, by service and port in the container.
 PORTS = {
@@ -62,7 +63,7 @@ def faults(selection: Selection, settings: Mapping[str, str]) -> Iterator[Fault]
         text = settings.get(name)
         if text and not _whole(text, least, most):
             yield Fault(f".env: {name}", f'"{text}" is no number that can be', hint)
-    for name in MEMORY.values():
+    for name in dict.fromkeys(MEMORY.values()):
         if text := settings.get(name):
             yield from _memory(name, text)
     for name in PROCESSORS.values():

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli
 
-from shipyard import config, source
+from shipyard import config, source, versions
 from shipyard.errors import ShipyardError
 from shipyard.journal import Journal
 from shipyard.models import Image, Project
@@ -48,6 +48,8 @@ def tested(project: Project, version: str, key: str, repository: str) -> str:
         for each in document.get("images") or ():
             if (each.get("key"), each.get("repository")) == (key, repository):
                 return str(each.get("digest", ""))
+    if versions.problem(version):  # an image's own label may say anything
+        return ""
     facts = Journal(_folder(project) / f"{version}.jsonl").facts("test") or {}
     digests = facts.get("digests")
     return str(digests.get(key, "")) if isinstance(digests, dict) else ""

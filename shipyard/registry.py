@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlencode
 
-from shipyard import credentials, oci
+from shipyard import credentials, oci, registry_documents
+from shipyard.deadline import Deadline, TooLate
 from shipyard.errors import RegistryFailed
 from shipyard.logins import Login
 from shipyard.registry_access import Client
 from shipyard.registry_http import PATIENCE, Answer, Passing, Wrong
+
+Item = TypeVar("Item")
 
 #: Seconds in which a registry must answer the first question; one that does not is down.
 FIRST_ANSWER = 5.0
@@ -25,26 +28,30 @@ _BINARY = {"Content-Type": "application/octet-stream"}
 _HALF_WRITTEN = re.compile(rb"DIGEST_INVALID|MANIFEST_BLOB_UNKNOWN")
 #: Statuses by which a registry refuses; any other one is no answer to what was asked (distribution specification; RFC 9110).
 _REFUSALS = (400, 401, 402, 403, 404, 405, 406, 409, 410, 411, 412, 413, 415, 416, 422, 451)
-#: Pages of tags that are read: each has up to 1000.
-_PAGES = 1000
+#: Pages of a list that are read, and entries of all of them.
+_PAGES, _LISTED = 1000, 100_000
 
 
 class Registry:
     """One registry (``HOST`` or ``HOST:PORT``); safe for several threads.
 
     Every method raises RegistryFailed when it does not answer within ``patience`` seconds or refuses, and AccessDenied
-    when it wants another login. What is not there is None or false, never an error.
+    when it wants another login, and TooLate once a ``deadline`` is over. What is not there is None or false, never an error.
     """
 
-    def __init__(self, host: str, login: Login | None = None, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, host: str, login: Login | None = None, patience: float = PATIENCE, deadline: Deadline | None = None
+    ) -> None:
         self.host = host
         login = login or credentials.find(host)
-        self._client, self._first = Client(host, login, patience), Client(host, login, min(patience, FIRST_ANSWER))
+        self._client = Client(host, login, patience, deadline)
+        self._first = Client(host, login, min(patience, FIRST_ANSWER), deadline)
         self._wire = self._client.wire
 
     def stop(self) -> None:
         """Let what other threads send or wait for here end with an error."""
         self._wire.stop()
+        self._first.wire.stop()
 
     def ping(self) -> float | None:
         """Whether it answers, and to our login. Returns its clock in seconds since 1970 where it tells."""
@@ -59,7 +66,7 @@ class Registry:
         date = self._first.wire.patiently(attempt, "asked for /v2/").headers.get("date", "")
         try:
             return parsedate_to_datetime(date).timestamp()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
 
     def writable(self, repository: str) -> None:
@@ -122,41 +129,62 @@ class Registry:
         what = f"looking for {repository} {digest}"
         return self._wire.patiently(lambda: self._get("HEAD", repository, f"blobs/{digest}", 0), what) is not None
 
+    def check_blob(self, repository: str, digest: str, size: int) -> str:
+        """Read a blob of any size, keeping nothing of it; why it is not what its descriptor says, or nothing."""
+
+        def attempt() -> str:
+            answer = self._get("GET", repository, f"blobs/{digest}", size, keep=False)
+            if answer is None:
+                return "it is not in the registry"
+            if (answer.size, answer.digest) != (size, digest):
+                msg = f"its {answer.size} bytes are {answer.digest}; it should have {size}"
+                raise Wrong(msg)
+            return ""
+
+        try:
+            return self._wire.patiently(attempt, f"reading {repository} {digest}")
+        except TooLate:
+            raise
+        except RegistryFailed as problem:
+            self.ping()  # one that does not answer at all raises here
+            return str(problem)
+
     def tags(self, repository: str) -> tuple[str, ...]:
         """Every tag, sorted; none when there is no such repository."""
-        return tuple(sorted(set(map(str, self._listed(repository, "tags/list?n=1000", "tags") or ()))))
+        return tuple(sorted(set(self._listed(repository, "tags/list?n=1000", registry_documents.tags, "tags") or ())))
 
     def referrers(self, repository: str, digest: str) -> tuple[oci.Descriptor, ...] | None:
         """The manifests whose subject is this digest; None where a registry has no Referrers API."""
-        found = self._listed(repository, f"referrers/{digest}", "manifests")
-        try:
-            return None if found is None else tuple(map(oci.descriptor, found))
-        except ValueError as problem:
-            msg = f"{self.host}: its list of what is attached to {repository}@{digest} is damaged: {problem}"
-            raise RegistryFailed(msg) from None
+        found = self._listed(repository, f"referrers/{digest}", registry_documents.referrers, "attachments")
+        return None if found is None else tuple(found)
 
-    def _listed(self, repository: str, first: str, key: str) -> list[Any] | None:
-        """What a list has under ``key``, on every page that the registry links; None for 404."""
-        found: list[Any] = []
-        page, read = first, set[str]()
-        while page not in read and len(read) < _PAGES:
-            read.add(page)
+    def _listed(
+        self, repository: str, first: str, read: Callable[[bytes], Sequence[Item]], what: str
+    ) -> list[Item] | None:
+        """What a list has, on every page that the registry links; None for 404."""
+        found, pages, place = list[Item](), set[str](), f"{self.host}: its list of {what} of {repository}"
+        page = f"/v2/{repository}/{first}"
+        while page not in pages and len(pages) < _PAGES:
+            pages.add(page)
             answer = self._wire.patiently(
                 lambda page=page: self._get("GET", repository, page, oci.LONGEST),  # type: ignore[misc]
-                f"reading the list of {key} of {repository}",
+                f"reading the list of {what} of {repository}",
             )
             if answer is None:
                 return found or None
             try:
-                found += oci.parse(answer.body).get(key) or ()
-            except (ValueError, TypeError):
-                msg = f"{self.host}: its list of {key} of {repository} is no such list"
+                found += read(answer.body)
+            except ValueError as problem:
+                msg = f"{place} is no such list: {problem}"
                 raise RegistryFailed(msg) from None
-            following = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("link", ""))
-            if following is None:
+            if len(found) > _LISTED:
+                msg = f"{place} has more than {_LISTED:,} entries; no more are read"
+                raise RegistryFailed(msg)
+            following = registry_documents.following(answer.headers.get("link", ""))
+            if not following:
                 return found
-            page = following[1]
-        msg = f"{self.host}: its list of {key} of {repository} has no end: {len(read)} pages, and the next is {page[:200]}"
+            page = self._wire.target(self._wire.base + page if page.startswith("/") else page, following)
+        msg = f"{place} has no end: {len(pages)} pages, and the next is {page[:200]}"
         raise RegistryFailed(msg)
 
     def push_blob(self, repository: str, digest: str, path: Path, mount: Iterable[str] = ()) -> int:
@@ -195,12 +223,13 @@ class Registry:
         self._wire.patiently(attempt, f"pushing {repository} {reference}")
         return digest
 
-    def _get(self, method: str, repository: str, what: str, limit: int) -> Answer | None:
+    def _get(self, method: str, repository: str, what: str, limit: int, *, keep: bool = True) -> Answer | None:
         """Read what a path below the repository, or a path that the registry gave, holds; None for 404."""
-        path = what if what.startswith(("/", "http")) else f"/v2/{repository}/{what}"
+        path = what if what.startswith(("/", "http://", "https://")) else f"/v2/{repository}/{what}"
         scopes = (f"repository:{repository}:pull",)
         headers = _ACCEPT if "manifests/" in what or "referrers/" in what else None
-        answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=max(limit, 64 * 1024))
+        limit = max(limit, 64 * 1024)
+        answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=limit, keep=keep)
         if answer.status == 404:
             return None
         found = self._good(answer, 200)

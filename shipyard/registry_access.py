@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from shipyard import logins
+from shipyard import logins, registry_documents
+from shipyard.deadline import Deadline
 from shipyard.errors import AccessDenied, RegistryFailed
 from shipyard.logins import Challenge, Login
 from shipyard.registry_http import PATIENCE, TEXT, Answer, Wire, loopback
@@ -16,12 +16,14 @@ from shipyard.registry_http import PATIENCE, TEXT, Answer, Wire, loopback
 class Client:
     """Sends requests to one registry (``HOST`` or ``HOST:PORT``), logged in when it asks for it; safe for several threads."""
 
-    def __init__(self, host: str, login: Login | None, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, host: str, login: Login | None, patience: float = PATIENCE, deadline: Deadline | None = None
+    ) -> None:
         self.host, self._login = host, login
         # Docker Hub's registry has another name than its images.
         place = "registry-1.docker.io" if host in logins.names("docker.io") else host
         base = f"{'http' if loopback(host) else 'https'}://{place}"
-        self.wire = Wire(host, base, self._clean, patience)
+        self.wire = Wire(host, base, self._clean, patience, deadline)
         self._tokens: dict[str, str] = {}
         self._basic = False
 
@@ -34,18 +36,19 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | Path | None = None,
         limit: int = TEXT,
+        keep: bool = True,
     ) -> Answer:
         """One request, logged in when the registry asks for it; ``path`` may be a whole URL that the registry gave.
 
         ``scopes`` is what the request needs (``repository:NAME:pull,push``); of an answer at most ``limit`` bytes are
-        read. Raises Passing for what may pass, AccessDenied, and RegistryFailed for a larger answer.
+        read, and not kept without ``keep``. Raises Passing for what may pass, AccessDenied, and RegistryFailed for a larger answer.
         """
-        url, given = urljoin(self.wire.base, path), dict(headers or {})
+        url, given = self.wire.target(self.wire.base, path), dict(headers or {})
         key = " ".join(scopes)
-        answer = self.wire.follow(method, url, self._authorized(given, key), body, limit)
+        answer = self.wire.follow(method, url, self._authorized(given, key), body, limit, keep)
         if answer.status == 401:
             self._log_in(answer, scopes)
-            answer = self.wire.follow(method, url, self._authorized(given, key), body, limit)
+            answer = self.wire.follow(method, url, self._authorized(given, key), body, limit, keep)
         if answer.status in (401, 403):
             raise AccessDenied(self._refused(answer, method))
         if method not in ("GET", "HEAD") and answer.status == 405:
@@ -91,7 +94,12 @@ class Client:
 
     def _token(self, asked: Challenge, scopes: tuple[str, ...]) -> str:
         """A Bearer token (distribution's "Token Authentication Specification"; identity tokens as in its OAuth2 form)."""
-        realm = urlsplit(asked.realm)
+        try:
+            place = registry_documents.target(self.wire.base, asked.realm)
+        except ValueError as problem:
+            msg = f"{self.host} names no token service that can be asked: {problem}"
+            raise RegistryFailed(msg) from None
+        realm = urlsplit(place)
         if realm.scheme != "https" and not (realm.scheme == "http" and loopback(realm.netloc)):
             msg = f"{self.host} sends us to a token service without TLS ({realm.netloc}); no login is sent there"
             raise AccessDenied(msg)
@@ -102,16 +110,15 @@ class Client:
             form = [*query, ("grant_type", "refresh_token"), ("refresh_token", login.identity.reveal())]
             body = urlencode([*form, ("client_id", "shipyard")]).encode()
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            answer = self.wire.send("POST", asked.realm, headers, body, TEXT)
+            answer = self.wire.send("POST", place, headers, body, TEXT)
         else:
             headers = {"Authorization": login.basic()} if login and login.password else {}
             join = "&" if realm.query else "?"
-            answer = self.wire.send("GET", asked.realm + join + urlencode(query), headers, None, TEXT)
+            answer = self.wire.send("GET", place + join + urlencode(query), headers, None, TEXT)
         if answer.status != 200:
             raise AccessDenied(self._refused(answer, "GET"))
         try:
-            document = json.loads(answer.body)
-            return str(document.get("token") or document["access_token"])
-        except (ValueError, KeyError, AttributeError):
-            msg = f"{self.host}: its token service {realm.netloc} gave no token"
+            return registry_documents.token(answer.body)
+        except ValueError as problem:
+            msg = f"{self.host}: its token service {realm.netloc} gave no token: {problem}"
             raise RegistryFailed(msg) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import random
 import re
@@ -14,11 +13,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from shipyard import proxies
+from shipyard import plain_text, proxies, registry_documents
+from shipyard.deadline import Deadline
 from shipyard.errors import BuildFailed, RegistryFailed
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _HOPS = 5
 #: Bytes of an error's text, or of a token service's answer, that are read.
 TEXT = 64 * 1024
-#: Bytes of a file that are read and sent at once.
+#: Bytes of a file, or of an answer, that are read and sent at once.
 _BLOCK = 256 * 1024
+#: Bytes a second that an answer must bring on average, once it has taken as long as one may be silent.
+_SLOWEST = 1024
 
 
 class Passing(Exception):
@@ -57,11 +60,16 @@ class Wrong(Passing):
 
 @dataclass(frozen=True)
 class Answer:
-    """A response that was read; the names of ``headers`` are in lower case."""
+    """A response that was read; ``headers`` are those that are used, their names in lower case.
+
+    Of one that was not kept, ``size`` and ``digest`` are those of its body.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    size: int = 0
+    digest: str = ""
 
 
 def loopback(host: str) -> bool:
@@ -70,10 +78,21 @@ def loopback(host: str) -> bool:
 
 
 class Wire:
-    """Sends requests to one registry (``HOST`` or ``HOST:PORT``); ``redact`` takes secrets out of what errors show."""
+    """Sends requests to one registry (``HOST`` or ``HOST:PORT``); ``redact`` takes secrets out of what errors show.
 
-    def __init__(self, host: str, base: str, redact: Callable[[str], str], patience: float = PATIENCE) -> None:
+    With a ``deadline`` everything that it does ends then, with TooLate.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        base: str,
+        redact: Callable[[str], str],
+        patience: float = PATIENCE,
+        deadline: Deadline | None = None,
+    ) -> None:
         self.host, self.base, self._redact, self._patience = host, base, redact, patience
+        self._deadline = deadline
         self._stopped = threading.Event()
         self._made: dict[str, urllib3.PoolManager] = {}
         self._making = threading.Lock()
@@ -96,6 +115,8 @@ class Wire:
                 wait = max(problem.after, step / 2 + random.uniform(0, step / 2))
                 if wrong >= _WRONG or time.monotonic() + wait > end or self._stopped.is_set():
                     raise RegistryFailed(self._failure(what, problem)) from None
+                if self._deadline and wait > self._deadline.left:
+                    raise self._deadline.late(self._failure(what, problem)) from None
                 tries += 1
                 self._stopped.wait(wait)
 
@@ -104,39 +125,55 @@ class Wire:
         return self._redact(f"{self.host}: {what}: {problem}{later}; is the registry up and the address right?")
 
     def explain(self, answer: Answer) -> str:
-        """What an answer says is wrong, in one line without secrets (distribution specification, "Error Codes")."""
-        try:
-            errors = json.loads(answer.body)["errors"]
-            said = ", ".join(
-                f"{each.get('code', '')} {each.get('message', '')} {_system_error(each.get('detail'))}".strip()
-                for each in errors
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            said = answer.body[:200].decode(errors="replace").strip()
-        plain = "".join(each if each.isprintable() or each.isspace() else "?" for each in said)
-        return self._redact(" ".join(f"status {answer.status} {plain}".split())[:400])
+        """What an answer says is wrong, in one line without secrets."""
+        said = registry_documents.refusal(answer.body[:TEXT])
+        # Redacted before anything of it is cut off or written in another way.
+        words = " ".join(self._redact(f"status {answer.status} {said}").split())
+        return plain_text.shown(words, 400)
 
-    def follow(self, method: str, url: str, headers: dict[str, str], body: bytes | Path | None, limit: int) -> Answer:
+    def follow(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | Path | None, limit: int, keep: bool = True
+    ) -> Answer:
         """Send, and for reads go where the registry keeps its blobs; a login is only ever sent to the registry itself."""
         for _ in range(_HOPS):
-            parts = urlsplit(url)
-            if parts.scheme != "https" and not (parts.scheme == "http" and loopback(parts.netloc)):
-                msg = f"{self.host} sends us to {parts.scheme}://{parts.netloc}, which is not HTTPS"
-                raise RegistryFailed(msg)
+            self._allowed(url)
             if not url.startswith(self.base + "/"):
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
-            answer = self.send(method, url, headers, body, limit)
+            answer = self.send(method, url, headers, body, limit, keep)
             if answer.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return answer
-            url = urljoin(url, answer.headers.get("location", ""))
+            url = self.target(url, answer.headers.get("location", ""))
         msg = f"{self.host} redirects without end"
         raise RegistryFailed(msg)
 
-    def send(self, method: str, url: str, headers: dict[str, str], body: bytes | Path | None, limit: int) -> Answer:
-        """One request to this very URL. Raises Passing for what may pass, RegistryFailed for TLS that cannot be trusted."""
+    def target(self, base: str, location: str) -> str:
+        """Where something that the registry names is. Raises RegistryFailed for what is no address to follow."""
+        try:
+            found = registry_documents.target(base, location)
+        except ValueError as problem:
+            msg = f"{self.host}: {problem}"
+            raise RegistryFailed(msg) from None
+        self._allowed(found)
+        return found
+
+    def _allowed(self, url: str) -> None:
+        """Plain HTTP is spoken with this machine alone, and nobody elsewhere sends us to a service of it."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and loopback(parts.netloc) and loopback(self.host)):
+            msg = f"{self.host} sends us to {parts.scheme}://{parts.netloc}, which is not HTTPS"
+            raise RegistryFailed(msg)
+
+    def send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | Path | None, limit: int, keep: bool = True
+    ) -> Answer:
+        """One request to this very URL; of an answer at most ``limit`` bytes are read, and only kept with ``keep``.
+
+        Raises Passing for what may pass, TooLate, RegistryFailed for TLS that cannot be trusted and for a larger answer.
+        """
         import urllib3.exceptions
 
-        headers = {"User-Agent": "shipyard", **headers}
+        # What is asked for is never compressed: a small answer cannot become a large one.
+        headers = {"User-Agent": "shipyard", "Accept-Encoding": "identity", **headers}
         where = urlsplit(url).netloc
         with ExitStack() as files:
             content: Any = body
@@ -145,8 +182,8 @@ class Wire:
                 headers["Content-Length"] = str(os.fstat(handle.fileno()).st_size)
                 content = _Sent(handle, self._stopped)
             try:
-                return self._read(method, url, headers, content, limit)
-            except (urllib3.exceptions.HTTPError, ConnectionError) as problem:
+                return self._read(method, url, headers, content, limit, keep)
+            except (urllib3.exceptions.HTTPError, HTTPException, ConnectionError, TimeoutError) as problem:
                 if isinstance(problem, urllib3.exceptions.SSLError) and "EOF" not in str(problem):
                     msg = (
                         f"{where}: no TLS that can be trusted ({problem}); SSL_CERT_FILE names authorities of your own"
@@ -154,22 +191,32 @@ class Wire:
                     raise RegistryFailed(msg) from None
                 reason = f"no answer from {where} ({_short(problem)})"
                 raise Passing(reason) from None
+            except ValueError as problem:
+                msg = f"{self.host}: what it sent cannot be used: {problem}"
+                raise RegistryFailed(msg) from None
 
-    def _read(self, method: str, url: str, headers: dict[str, str], body: Any, limit: int) -> Answer:
-        response = self._pool("" if loopback(urlsplit(url).netloc) else proxies.find(url)).request(
-            method, url, headers=headers, body=body, preload_content=False, redirect=False, retries=False
+    def _read(self, method: str, url: str, headers: dict[str, str], body: Any, limit: int, keep: bool) -> Answer:
+        if self._deadline:
+            self._deadline.check()
+        response = self._pool(proxies.find(url)).request(
+            method,
+            url,
+            headers=headers,
+            body=body,
+            preload_content=False,
+            decode_content=False,
+            redirect=False,
+            retries=False,
+            timeout=self._timeout(),
         )
         try:
-            data = b"" if method == "HEAD" else response.read(limit + 1)
+            told = registry_documents.headers(response.headers)
+            data, size, digest = self._body(response, method, url, limit, keep)
         except BaseException:
             response.close()
             raise
-        if len(data) > limit:
-            response.close()
-            msg = f"{self.host}: an answer of more than {limit} bytes to {method} {urlsplit(url).path}"
-            raise RegistryFailed(msg)
         response.release_conn()
-        answer = Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, data)
+        answer = Answer(response.status, told, data, size, digest)
         if answer.status in _PASSING:
             reason = self.explain(answer)
             if os.strerror(errno.ENOSPC) in reason:
@@ -178,35 +225,67 @@ class Wire:
             raise Passing(reason, seconds(answer.headers.get("retry-after", ""), time.time()))
         return answer
 
+    def _body(
+        self, response: urllib3.BaseHTTPResponse, method: str, url: str, limit: int, keep: bool
+    ) -> tuple[bytes, int, str]:
+        """What is there of it as it comes, its size, and its digest where it is not kept.
+
+        Of an error's text, which is kept in any case, the first bytes do.
+        """
+        data, size, sum256, begun = bytearray(), 0, hashlib.sha256(), time.monotonic()
+        good = response.status < 400
+        keep, limit = keep or not good, limit if good else TEXT
+        while method != "HEAD" and (block := response.read1(_BLOCK)):
+            size += len(block)
+            if keep:
+                data += block
+            else:
+                sum256.update(block)
+            if size > limit and not good:
+                response.close()
+                return bytes(data[:limit]), limit, ""
+            if size > limit:
+                msg = f"{self.host}: an answer of more than {limit} bytes to {method} {urlsplit(url).path}"
+                raise RegistryFailed(msg)
+            if self._stopped.is_set():
+                msg = f"{self.host}: {method} {urlsplit(url).path} was given up"
+                raise RegistryFailed(msg)
+            if self._deadline:
+                self._deadline.check()
+            if size < _SLOWEST * (time.monotonic() - begun - _READ):
+                msg = f"{self.host} sends its answer too slowly: {size} bytes in {time.monotonic() - begun:.0f} s"
+                raise RegistryFailed(msg)
+        return bytes(data), size, "" if keep else "sha256:" + sum256.hexdigest()
+
+    def _timeout(self) -> urllib3.Timeout:
+        """Seconds for a connection, and for the next bytes."""
+        import urllib3
+
+        # Who has little patience does not wait long for a registry that hangs either.
+        longest = max(self._patience, 1.0)
+        if self._deadline:
+            longest = min(longest, max(self._deadline.left, 0.01))
+        return urllib3.Timeout(connect=min(_CONNECT, longest), read=min(_READ, longest))
+
     def _pool(self, proxy: str) -> urllib3.PoolManager:
         """Connections by way of a proxy, or straight ones for ``""``."""
         import urllib3
 
         with self._making:
             if proxy not in self._made:
-                # Who has little patience does not wait long for a registry that hangs either.
-                longest = max(self._patience, 1.0)
-                timeout = urllib3.Timeout(connect=min(_CONNECT, longest), read=min(_READ, longest))
-                options: Any = {"maxsize": 8, "timeout": timeout, "blocksize": _BLOCK}
+                options: Any = {"maxsize": 8, "blocksize": _BLOCK}
                 self._made[proxy] = proxies.through(proxy, **options) if proxy else urllib3.PoolManager(**options)
             return self._made[proxy]
 
 
 def seconds(retry_after: str, now: float) -> float:
     """How long ``Retry-After`` asks to wait: seconds, or a date (RFC 9110, 10.2.3); 0 when it says neither."""
-    if retry_after.isdigit():
+    if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after[:9])
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _system_error(detail: Any) -> str:
-    """The words for the error number of its file system that docker-registry gives as detail of "unknown error"."""
-    enclosed = detail.get("Enclosed") if isinstance(detail, dict) else None
-    number = enclosed.get("Err") if isinstance(enclosed, dict) else None
-    return f"({os.strerror(number)})" if isinstance(number, int) and number in errno.errorcode else ""
 
 
 def _open(path: Path) -> BinaryIO:

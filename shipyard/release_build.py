@@ -11,7 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, layers, linking, machine, owned, plans
+from shipyard import (
+    bases,
+    console,
+    debian_locks,
+    failures,
+    host,
+    inputs,
+    layers,
+    linking,
+    machine,
+    owned,
+    plans,
+    signals,
+)
 from shipyard.artifacts import RELEASED, Artifact, Commit, Part
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
@@ -73,8 +86,9 @@ def build(
             with _fresh(engine, base) if no_cache else nullcontext(base) as chosen:
                 _bake(project, engine, missing, chosen, commit, scratch, no_cache, environment)
             _hold_to_budgets(engine, missing, scratch)
-            for job in missing:
-                _adopt(scratch / job.key, out / job.key, made[job.key])
+            with signals.whole():
+                for job in missing:
+                    _adopt(scratch / job.key, out / job.key, made[job.key])
             shutil.rmtree(scratch)
     for job in wanted:
         if job not in missing:

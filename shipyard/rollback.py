@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shipyard import console, lease, publishing, verification, versions
+from shipyard import console, lease, promotion, publishing, verification, versions
 from shipyard.artifacts import Artifact, Published
 from shipyard.errors import ReleaseRefused
 from shipyard.journal import Journal
@@ -32,12 +32,15 @@ def promote(project: Project, version: str, registry: str) -> Mapping[str, Any]:
         raise ReleaseRefused(msg)
     path = lease_of(project)
     with lease.held(path, f"invoke promote of {version}") as held:
-        report = verification.verify(project, version, registry)
+        report = verification.verify(project, version, registry, verification.RELEASE)
         verification.demand(report, aliases=False)  # those are what it mends
         journal = Journal(path.with_name(f"{version}.jsonl"))
         journal.write("promote", "begun", {"registry": registry})
         moved: dict[str, dict[str, str | None]] = {}
         client = Registry(registry.partition("/")[0])
+        promotion.state(
+            project, client, promotion.wanted((_artifact(each, version), version) for each in report.images)
+        )
         for image in report.images:
             artifact = _artifact(image, version)
             for name in versions.aliases(version, image.target):

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shipyard import console
+from shipyard import console, processes, signals
 from shipyard.errors import CommandFailed, ToolMissing
 
 #: Seconds a child gets to end after SIGTERM before it is killed.
 GRACE = 5.0
+#: Seconds between two looks at whether they have ended.
+_LOOK = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,37 @@ def _bound() -> tuple[str, ...]:
     return (found, "--pdeathsig", "TERM", "--") if found and Path(found).resolve().name == "setpriv" else ()
 
 
+@cache
+def apart() -> tuple[str, ...]:
+    """For libraries that start programs themselves: a session of its own, and the end when we end."""
+    found = shutil.which("setsid")
+    return (found, *_bound()) if found and Path(found).resolve().name == "setsid" else _bound()
+
+
+class _Children:
+    """Those of ours that run. A signal ends the ones that were started before it, in whichever thread that was."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, subprocess.Popen[str]] = {}
+        signals.listeners.append(self._end)
+
+    def add(self, process: subprocess.Popen[str], *, uncut: bool) -> None:
+        if not uncut:
+            self._known[process.pid] = process
+
+    def forget(self, process: subprocess.Popen[str]) -> None:
+        self._known.pop(process.pid, None)
+
+    def _end(self) -> None:
+        for each in tuple(self._known.values()):
+            if each.returncode is None:  # else its number may be another's by now
+                with suppress(ProcessLookupError):
+                    os.killpg(each.pid, signal.SIGKILL if signals.hurried() else signal.SIGTERM)
+
+
+_children = _Children()
+
+
 def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int) -> subprocess.Popen[str]:
     trace(argv)
     # What is not there, or is no program, is to be told by the system, in its words.
@@ -73,29 +107,42 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None,
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a child's whole process group: SIGTERM, then SIGKILL after ``GRACE`` seconds."""
-    with suppress(ProcessLookupError):
+    """End a child's whole process group: SIGTERM, then SIGKILL after ``GRACE`` seconds, or at a second signal to us."""
+    if process.returncode is not None:
+        return  # its number may be another's by now
+    with signals.held(), suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline and not signals.hurried() and processes.group(process.pid):
+            time.sleep(_LOOK)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+def _child(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int
+) -> Iterator[subprocess.Popen[str]]:
+    """A child for the time of the block, which does not outlive an exception in it."""
+    signals.check()
+    process: subprocess.Popen[str] | None = None
+    uncut = signals.uncut()
     try:
-        yield
+        with signals.held():
+            process = _spawn(argv, env, cwd, stdin)
+            _children.add(process, uncut=uncut)
+        yield process
     except BaseException:
-        end(process)
+        if process:
+            end(process)
         raise
     finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe:
-                with suppress(OSError):
-                    pipe.close()
+        if process:
+            _children.forget(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe:
+                    with suppress(OSError):
+                        pipe.close()
 
 
 def run(
@@ -111,8 +158,7 @@ def run(
 
     Raises CommandFailed on a non-zero status (unless ``check`` is false) and on a timeout.
     """
-    process = _spawn(argv, env, cwd, subprocess.PIPE if text is not None else subprocess.DEVNULL)
-    with _ended(process):
+    with _child(argv, env, cwd, subprocess.PIPE if text is not None else subprocess.DEVNULL) as process:
         try:
             stdout, stderr = process.communicate(text, timeout=timeout)
         except subprocess.TimeoutExpired as late:
@@ -134,8 +180,7 @@ def watch(
     """Run a program and hand over each line of its stderr as it comes; its stdout is drained. Returns the exit status."""
     import threading
 
-    process = _spawn(argv, env, cwd, subprocess.PIPE)
-    with _ended(process):
+    with _child(argv, env, cwd, subprocess.PIPE) as process:
         assert process.stdin and process.stdout and process.stderr
         drain = threading.Thread(target=process.stdout.read, daemon=True)
         drain.start()
@@ -155,6 +200,18 @@ class _Detached(subprocess.Popen[bytes]):
         pass
 
 
+@cache
+def _default() -> tuple[str, ...]:
+    """What gives a program the default action for signals that we may have been started to ignore (`nohup`, `&` in a
+    script): env(1) of coreutils 8.31 and newer. What outlives us, and its containers, have a life of their own.
+    """
+    argv = ("env", "--default-signal=INT,QUIT,HUP,TERM")
+    try:
+        return argv if run([*argv, "true"], check=False).status == 0 else ()
+    except (ToolMissing, OSError):
+        return ()
+
+
 def detach(
     argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
@@ -162,7 +219,7 @@ def detach(
     trace(argv)
     with log.open("ab") as output:
         return _Detached(
-            argv,
+            (*(() if "=" in argv[0] else _default()), *argv),  # env would take such a name for a variable
             env=dict(env) if env is not None else None,
             cwd=cwd,
             stdin=subprocess.DEVNULL,

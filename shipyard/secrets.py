@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipyard import acl, console
+from shipyard import acl, console, signals
 from shipyard.engine import lock
 from shipyard.errors import ConfigError
 from shipyard.machine import replace
@@ -166,10 +166,11 @@ def put(place: Path, name: str, text: str) -> None:
     """Replace a secret at once: its service sees the old one or the new one, and may read either."""
     path = place / name
     fresh = path.with_name(f".{path.name}.new")
-    replace(fresh, text, 0o400)
-    if path.parent != place:
-        _open(fresh, READERS[path.parent.name])
-    fresh.replace(path)
+    with signals.held():
+        replace(fresh, text, 0o400)
+        if path.parent != place:
+            _open(fresh, READERS[path.parent.name])
+        fresh.replace(path)
 
 
 def _keys(place: Path, pair: Pair, created: list[str]) -> str | None:

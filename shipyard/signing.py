@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import shutil
 import tempfile
@@ -47,6 +45,8 @@ class Trust:
     key: Any = None
     #: Asks cosign whether a statement about a reference is the identity's.
     vouched: Callable[[str, Statement], bool] = lambda _reference, _statement: False
+    #: The same for the bytes of a bundle that is attached to nothing.
+    vouched_alone: Callable[[bytes, Statement], bool] = lambda _bundle, _statement: False
 
     def accepts(self, reference: str, attached: Attached) -> bool:
         """Whether what is attached to a reference was signed by whom we trust."""
@@ -57,12 +57,16 @@ class Trust:
             return statement.signed_by(self.key)
         return self.vouched(reference, statement)
 
+    def accepts_alone(self, bundle: bytes, statement: Statement) -> bool:
+        """Whether a bundle that is attached to nothing was signed by whom we trust."""
+        return statement.signed_by(self.key) if self.key is not None else self.vouched_alone(bundle, statement)
+
 
 def trust(project: Project) -> Trust:
     """Whom this checkout trusts. Raises SigningFailed when its public key is missing or damaged."""
     whose = signing_keys.trusted(project)
     if isinstance(whose, Identity):
-        return Trust(whose.subject, None, partial(_vouched, project, whose))
+        return Trust(whose.subject, None, partial(_vouched, project, whose), partial(_vouched_alone, project, whose))
     key = dsse.public_key(signing_keys.public_bytes(whose), str(whose))
     return Trust(dsse.fingerprint(key), key)
 
@@ -114,6 +118,24 @@ def attest(
     return needed
 
 
+def state(project: Project, kind: str, predicate: Path, bundle: Path) -> None:
+    """Sign a statement of a kind (a URI) that is about its own predicate and is attached to nothing; write its bundle.
+
+    Raises SigningFailed. Signed with a key, no request leaves the machine.
+    """
+    key = signing_keys.private(project)
+    digest = oci.digest(predicate.read_bytes()).removeprefix("sha256:")
+    argv = cosign.attest_blob(signing_keys.program(), key, kind, predicate, digest, bundle)
+    try:
+        signing_keys.call(project, argv, key=key, password=signing_keys.password(project) if key else None)
+    except CommandFailed as failed:
+        reason = cosign.reason(failed.stderr)
+        if "decryption failed" in reason:
+            reason = f"the signing key: its password is wrong; set {signing_keys.PASSWORD}"
+        msg = f"cosign attest-blob: {reason}"
+        raise SigningFailed(msg) from None
+
+
 def subjects(artifact: Artifact) -> tuple[str, ...]:
     """What is signed: the index, and each platform's manifest, which somebody may pull by its digest."""
     return tuple(dict.fromkeys((artifact.digest, *(part.digest for part in artifact.parts))))
@@ -133,7 +155,7 @@ def _stated(ours: Trust, registry: Registry, artifact: Artifact, kind: str, dige
         each.statement is not None
         and (each.statement.kind, digest in each.statement.about) == (kind, True)
         and ours.accepts(f"{artifact.repository}@{digest}", each)
-        for each in attachments.find(registry, repository, digest)
+        for each in attachments.each(registry, repository, digest)
     )
 
 
@@ -154,8 +176,10 @@ def _until_done(project: Project, registry: Registry, once: Callable[[], list[st
         raise RegistryFailed(msg)
 
 
-def authenticated(project: Project, host: str, argv: list[str], *, sign: bool = False) -> str:
-    """Run cosign with this registry's login alone; what it printed. Its errors become ours."""
+def authenticated(
+    project: Project, host: str, argv: list[str], *, sign: bool = False, seconds: float = signing_keys.LONGEST
+) -> str:
+    """Run cosign with this registry's login alone, for so many seconds; what it printed. Its errors become ours."""
     key = signing_keys.private(project) if sign else ""
     password = signing_keys.password(project) if key else "" if not sign else None
     home = signing_keys.folder(project)
@@ -164,7 +188,10 @@ def authenticated(project: Project, host: str, argv: list[str], *, sign: bool = 
     with tempfile.TemporaryDirectory(prefix=f"{_LOGIN}{os.getpid()}-", dir=home) as folder:
         credentials.docker_config(Path(folder), host)
         try:
-            return signing_keys.call(project, argv, key=key, password=password, docker_config=Path(folder)).stdout
+            done = signing_keys.call(
+                project, argv, key=key, password=password, docker_config=Path(folder), seconds=seconds
+            )
+            return done.stdout
         except CommandFailed as failed:
             raise _explained(host, cosign.reason(failed.stderr), argv[1]) from None
 
@@ -201,8 +228,23 @@ def _vouched(project: Project, identity: Identity, reference: str, statement: St
             authenticated(project, host, cosign.verify(program, identity, [reference]))
             return True
         argv = cosign.verify_attestation(program, identity, names.get(statement.kind, statement.kind), [reference])
-        lines = [json.loads(line) for line in authenticated(project, host, argv).splitlines() if line.strip()]
+        lines = [line for line in authenticated(project, host, argv).splitlines() if line.strip()]
     except SigningFailed:
         return False
-    envelopes = (dsse.pre_authentication(each["payloadType"], base64.b64decode(each["payload"])) for each in lines)
-    return statement.envelope in envelopes
+    return any(dsse.envelope(line.encode()) == statement.envelope for line in lines)
+
+
+def _vouched_alone(project: Project, identity: Identity, bundle: bytes, statement: Statement) -> bool:
+    """Whether cosign finds a bundle good that is about the one digest which its statement names."""
+    home = signing_keys.folder(project)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=home) as folder:
+        path = Path(folder) / "bundle.json"
+        path.write_bytes(bundle)
+        digest = statement.about[0].removeprefix("sha256:") if len(statement.about) == 1 else ""
+        argv = cosign.verify_blob_attestation(signing_keys.program(), identity, statement.kind, digest, path)
+        try:
+            signing_keys.call(project, argv)
+        except CommandFailed:
+            return False
+    return True

@@ -28,7 +28,7 @@ _INIT = "`invoke signing.init` makes one"
 #: Who vouches for the identity of a job on GitHub (docs.github.com, "OpenID Connect reference").
 _GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
 #: Seconds for one call of cosign; a signature takes less than one.
-_LONGEST = 120.0
+LONGEST = 120.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def call(
     password: str | None = None,
     docker_config: Path | None = None,
     cwd: Path | None = None,
+    seconds: float = LONGEST,
 ) -> Completed:
     """Run cosign with a home of its own, and nothing in its environment that steers it. Raises CommandFailed."""
     home = folder(project)
@@ -116,7 +117,7 @@ def call(
     ):  # without a key cosign keeps there whom Sigstore trusts; with one it writes nothing
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables = cosign.environment(os.environ, home, key=key, password=password, docker_config=docker_config)
-    return run(argv, env=variables, cwd=cwd, timeout=_LONGEST)
+    return run(argv, env=variables, cwd=cwd, timeout=max(0.1, min(seconds, LONGEST)))
 
 
 def init(project: Project) -> Made:

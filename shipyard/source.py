@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from shipyard import signals
 from shipyard.artifacts import Commit
 from shipyard.errors import CommandFailed, ReleaseRefused
 from shipyard.run import Completed, run
@@ -105,7 +106,8 @@ def tag(root: Path, name: str, revision: str, message: str) -> bool:
         msg = f"the git tag {name} names {found[:12]}, not {revision[:12]}; tags are not moved: choose a new version"
         raise ReleaseRefused(msg)
     identity(root)
-    _git(root, "tag", "--annotate", "--message", message, name, revision)
+    with signals.whole():
+        _git(root, "tag", "--annotate", "--message", message, name, revision)
     return True
 
 
@@ -138,7 +140,8 @@ def record(root: Path, onto: str, files: Mapping[str, Path | None], message: str
 
 def forward(root: Path, revision: str) -> None:
     """Move the branch and the working tree on to a commit that follows the current one."""
-    _git(root, "merge", "--quiet", "--ff-only", revision)
+    with signals.whole():
+        _git(root, "merge", "--quiet", "--ff-only", revision)
 
 
 def halfway(root: Path, revision: str) -> bool:
@@ -158,7 +161,8 @@ def finish(root: Path, revision: str) -> None:
     if not halfway(root, revision):
         msg = f"the tree has other changes than those of {revision[:12]}: " + ", ".join(changes(root)[:5])
         raise ReleaseRefused(msg)
-    _git(root, "reset", "--quiet", "--hard", revision)
+    with signals.whole():
+        _git(root, "reset", "--quiet", "--hard", revision)
 
 
 def _blob(root: Path, revision: str, path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,14 +19,18 @@ from shipyard import (
     overlays,
     ports,
     quantities,
+    reached,
     remembered,
     rotation,
     secrets,
     secrets_check,
+    signals,
     variants,
 )
-from shipyard.engine import api, lock
-from shipyard.errors import ConfigError, StackFailed, UnknownName
+from shipyard.diagnosis import open_files
+from shipyard.engine import api, embedded, lock
+from shipyard.engine import status as engine_status
+from shipyard.errors import ConfigError, PortInUse, StackFailed, UnknownName
 from shipyard.models import Project, Selection
 from shipyard.names import perhaps
 
@@ -41,9 +44,6 @@ COLUMNS = ("service", "state", "health", "image", "ports", "since")
 
 def run(project: Project, engine: Engine, selection: Selection, *, detach: bool, host: bool = False) -> None:
     """Bring the stack up; in the foreground, stream its logs until Ctrl-C and take it down."""
-    if not detach:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
     up(project, engine, selection, host=host)
     if not detach:
         follow(project, engine)
@@ -55,6 +55,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     Everything that can be checked is, before anything stops. Raises ConfigError, NoGpu, PortInUse or StackFailed; then what
     ran before runs.
     """
+    overlays.possible(engine)
     if faults := overlays.unreadable(project):
         raise ConfigError(faults)
     written = dotenv.write(project)
@@ -72,6 +73,7 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
         folder.chmod(0o755)  # whatever the umask: the balancer goes in as a user of its own
     for note in variants.notes(selection, settings):
         console.warn(note)
+    _warn_of_files()
     overlays.check(project, engine, selection)
     variants.prepare(project, selection, settings)
     if more := os.environ.get("SHIPYARD_COMPOSE_EXTRA"):
@@ -139,7 +141,8 @@ def follow(project: Project, engine: Engine) -> None:
         for line in logs(project, engine, follow=True):
             console.result(line)
         console.step("the logs have ended")
-    except KeyboardInterrupt:
+    except signals.Stopped:  # a closed terminal or a SIGTERM stops the stack as Ctrl-C does
+        signals.answered()
         console.step("stopping")
     except StackFailed as failed:
         console.warn(str(failed))
@@ -206,12 +209,35 @@ def status(project: Project, engine: Engine) -> dict[str, Any]:
         "version": project.version,
         "project": dotenv.project_name(project.root),
         "services": services,
+        "published": reached.published(engine, found),
+        "engine": _engine(),
     }
 
 
+def _engine() -> str:
+    """The engine, what forwards its ports and how many files it may have open."""
+    found = engine_status()
+    by = "the kernel" if found.forwards == "kernel" else found.forwards
+    parts = [f"{found.kind} {found.version}"]
+    parts += [f"ports forwarded by {by}"] if by else []
+    parts += [f"{found.open_files} open files"] if found.open_files else []
+    return ", ".join(parts)
+
+
+def _warn_of_files() -> None:
+    """Say so when the engine may run out of files, and end the published port with that."""
+    found = engine_status()
+    judged = open_files.judge(found.open_files, found.forwards, found.kind)
+    if judged.mend:
+        console.warn(f"open files of the engine: {judged.seen}; {', then '.join(judged.mend)}")
+
+
 def _check_ports(move: moves.Move) -> None:
-    """Raise PortInUse for ports that are taken, but not by this stack itself."""
+    """Raise PortInUse for ports that are taken, but not by this stack itself, and for those that cannot be had."""
     ours = containers.published(move.engine, move.name)
+    six = sorted({each.address for each in quantities.wanted(move.config) if ":" in each.address})
+    if six and move.engine.kind == "embedded" and embedded.forwards() == "kernel":
+        raise PortInUse(ports.SIX.format(address=", ".join(six)))
     wanted = [each for each in quantities.wanted(move.config) if each.port not in ours]
     ports.check(wanted, containers.published(move.engine))
 

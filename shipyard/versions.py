@@ -16,6 +16,8 @@ _GRAMMAR = re.compile(
     r"(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?",
     re.ASCII,
 )
+#: Characters of a text that is looked at: it may be a stranger's.
+_MOST = 1000
 _PARTS = ("major", "minor", "patch")
 #: Targets whose tags end in their name; a pre-release that ends so would have the tag of another image.
 _SUFFIXES = ("dev", "debug", "local", "cuda")
@@ -28,7 +30,7 @@ class Version:
     """One version; compares as section 11 of Semantic Versioning says: a pre-release comes before its release."""
 
     def __init__(self, text: str) -> None:
-        match = _GRAMMAR.fullmatch(text)
+        match = _GRAMMAR.fullmatch(text) if len(text) <= _MOST else None
         if not match:
             msg = (
                 f'"{text[:40]}" is not a semantic version without build metadata; write for example 1.2.3 or 1.3.0-rc.1'

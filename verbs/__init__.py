@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,13 +12,15 @@ from typing import Any
 from invoke import task
 
 import shipyard
-from shipyard import console
+from shipyard import console, signals
 from shipyard.errors import ShipyardError, of_the_disk
 
 HELP = {
     "allow-detached": "release a commit that no branch names",
+    "allow-older": "accept a moving tag that is older than what was promoted, or of which no statement says",
     "api": "start the API on this host, in the background",
     "bump": "major, minor, patch or a version",
+    "deep": "read every layer too and compare its bytes",
     "detach": "return when the stack is healthy instead of streaming its logs",
     "diff": "another overlay: show what differs there",
     "dry-run": "print the plan, touch nothing",
@@ -42,9 +43,10 @@ HELP = {
     "skip-repro": "the reason why images are not rebuilt; it goes into the provenance",
     "tail": "lines per service",
     "target": "prod, dev, debug, local or cuda",
+    "timeout": "seconds after which it ends, whatever the registry does (default: 60; with --deep 900)",
     "version": "a version that is released already",
     "volumes": "remove the stack's data too",
-    "what": "a version, reference or digest",
+    "what": "a version, latest, X, X.Y, a reference or a digest",
 }
 
 
@@ -54,10 +56,9 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
     def decorate(body: Callable[..., None]) -> Any:
         @wraps(body)
         def clean(*positional: Any, **named: Any) -> None:
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # scripts/invoke ended everything until here
-                signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
-                body(*positional, **named)
+                with signals.of_a_verb():
+                    body(*positional, **named)
             except (ShipyardError, OSError) as failed:
                 known = of_the_disk(failed) if isinstance(failed, OSError) else failed
                 if known is None or os.environ.get("SHIPYARD_DEBUG"):
@@ -65,10 +66,11 @@ def verb(*options: str, name: str | None = None) -> Callable[[Callable[..., None
                 console.error(str(known))
                 if known.see:
                     console.info(known.see)
-                sys.exit(known.exit_code)
-            except KeyboardInterrupt:
-                console.error("interrupted")
-                sys.exit(130)
+                sys.exit(signals.exit_code() or known.exit_code)
+            except signals.Stopped as stopped:
+                console.info(signals.again())
+                console.error(str(stopped))
+                sys.exit(stopped.exit_code)
 
         lists = [each for each in options if each in ("image", "scale")]
         return task(name=name, iterable=lists, help={each: HELP[each] for each in options})(clean)

@@ -8,6 +8,7 @@ from invoke import Context
 
 import shipyard
 from shipyard import console
+from shipyard.errors import UnknownName
 from verbs import verb
 from verbs.release import destination
 
@@ -36,8 +37,25 @@ def sign(
         console.document(found)
 
 
-@verb("what", "registry", "json")
-def verify(_: Context, what: str, registry: str = "", json: bool = False) -> None:
-    """Verify a version, reference or digest from the registry, with the public key only."""
-    report = shipyard.verification.verify(shipyard.config.load(ROOT), what, destination(registry))
+@verb("what", "registry", "json", "deep", "timeout", "allow-older")
+def verify(
+    _: Context,
+    what: str,
+    registry: str = "",
+    json: bool = False,
+    deep: bool = False,
+    timeout: float = 0.0,
+    allow_older: bool = False,
+) -> None:
+    """Verify a version, latest, X, X.Y, a reference or a digest from the registry, with the public key only."""
+    options = shipyard.verification.Options(deep=deep, timeout=seconds(timeout), allow_older=allow_older)
+    report = shipyard.verification.verify(shipyard.config.load(ROOT), what, destination(registry), options)
     shipyard.verification.show(report, json=json)
+
+
+def seconds(given: float) -> float:
+    """A time limit. Raises UnknownName for what is none."""
+    if not 0 <= given < 10**7:
+        msg = f"--timeout {given:g} is no number of seconds; write for example --timeout 300"
+        raise UnknownName(msg)
+    return given

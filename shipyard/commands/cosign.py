@@ -6,6 +6,7 @@ Sigstore's TUF mirror for its trusted root all the same; with these two options 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 #: What cosign calls the attestations of a release, and their predicate types.
 PREDICATES = {"cyclonedx": "https://cyclonedx.org/bom", "slsaprovenance1": "https://slsa.dev/provenance/v1"}
 
+#: Added where nobody reads what cosign prints: each attestation in full, as often as somebody hung it there.
+SILENT = ("--output-file", os.devnull)
 #: Where an identity token comes from: one that is given, or GitHub's service for a job with ``id-token: write``.
 TOKENS = ("SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL")
 _OFFLINE = ("--tlog-upload=false", "--use-signing-config=false")
@@ -50,6 +53,18 @@ def sign(program: str, key: str, references: Iterable[str]) -> list[str]:
 def attest(program: str, key: str, kind: str, predicate: Path, reference: str) -> list[str]:
     """Attach a signed statement about a digest; ``kind`` is one of ``PREDICATES``."""
     return [program, "attest", "--yes", *_signer(key), "--type", kind, "--predicate", str(predicate), reference]
+
+
+def attest_blob(program: str, key: str, kind: str, predicate: Path, digest: str, bundle: Path) -> list[str]:
+    """Sign a statement of a kind (a URI) about a SHA-256 sum in hexadecimal digits; its bundle becomes a file."""
+    what = ["--type", kind, "--predicate", str(predicate), "--hash", digest, "--bundle", str(bundle), str(predicate)]
+    return [program, "attest-blob", "--yes", *_signer(key), *what]
+
+
+def verify_blob_attestation(program: str, trusted: Path | Identity, kind: str, digest: str, bundle: Path) -> list[str]:
+    """Check the bundle in a file: whose it is, its kind, and that it is about this SHA-256 sum."""
+    what = ["--type", kind, "--bundle", str(bundle), "--digest", digest, "--digestAlg", "sha256"]
+    return [program, "verify-blob-attestation", *_trusted(trusted), *what]
 
 
 def _signer(key: str) -> list[str]:

@@ -74,14 +74,21 @@ def memory(total: int, available: int, limits: int) -> Finding:
     return ok(seen)
 
 
+RUNNERS = "CLAUDE_RUNNER_MEMORY"
+
+
 def limits(compose: str, settings: Mapping[str, str]) -> int:
-    """Bytes that the ``mem_limit`` lines of a Compose file add up to, but for model servers, which are started on demand."""
+    """Bytes that the ``mem_limit`` lines of a Compose file add up to, but for model servers, which are started on demand.
+
+    The line of the runners counts for each of them.
+    """
     units = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
     total = 0
     for name, default, fixed in re.findall(r"^\s*mem_limit: *(?:\$\{(\w+):-(\w+)\}|(\w+))", compose, re.MULTILINE):
         size = re.fullmatch(r"(\d+)([kmg]?)b?", (settings.get(name) or default or fixed).lower())
         if size and not name.startswith("OLLAMA_"):
-            total += int(size[1]) * units[size[2]]
+            many = compose.count("<<: *runner") if name == RUNNERS else 1
+            total += int(size[1]) * units[size[2]] * many
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from shipyard.diagnosis.finding import Finding, fail, ok, skip, warn, worst
@@ -13,7 +14,7 @@ from shipyard.diagnosis.machine import DRIFT
 #: A published port of compose/*.yaml: an address or the variable with its default, the variable of the port, its default.
 _PORT = re.compile(r'"(?:\$\{(\w+):-([^}]+)\}|([\d.]+)):\$\{(\w+):-(\d+)\}:\d+"')
 #: Programs of engines that hold a port of the machine for a container.
-_FORWARDERS = ("docker-proxy", "rootlesskit", "rootlessport", "slirp4netns", "vpnkit")
+_FORWARDERS = ("dockerd", "docker-proxy", "rootlesskit", "rootlessport", "slirp4netns", "vpnkit")
 #: Seconds that make a certificate worth a word before it ends: two weeks.
 SOON = 14 * 86400
 
@@ -53,7 +54,7 @@ class Authority:
 @dataclass(frozen=True)
 class Trust:
     """What TLS is judged by here. ``named`` are variables that name a bundle which is not there; ``egress`` is
-    EGRESS_CA_BUNDLE with ``egress_problem`` for why it cannot be used; ``proxies`` are the hosts of HTTPS_PROXY and its like.
+    EGRESS_CA_BUNDLE with ``egress_problem`` for why it cannot be used; ``proxies`` are the hosts of HTTPS_PROXY and HTTP_PROXY.
     """
 
     bundle: str
@@ -110,6 +111,17 @@ def ports(
         f"{', '.join(mine)} of this checkout's own stack" if mine else "",
     ]
     return ok("; ".join(filter(None, parts)))
+
+
+def reached(shown: Iterable[Mapping[str, Any]]) -> Finding:
+    """Whether the published port of a stack that runs answers to this machine."""
+    found = [
+        ok(f"{each['port']} {each['seen']}")
+        if each["answers"]
+        else fail(f"{each['port']}: {each['seen']}, while the balancer runs", each["mend"])
+        for each in shown
+    ]
+    return worst(found) if found else skip("no balancer of this checkout runs on this machine")
 
 
 def registry(found: Registry) -> Finding:

@@ -11,11 +11,12 @@ from typing import Any
 
 from shipyard import bases
 from shipyard.diagnosis import engine as judge
+from shipyard.diagnosis import open_files as open_files_of
 from shipyard.diagnosis import tools
 from shipyard.diagnosis.finding import Finding, fail, ok
 from shipyard.diagnosis.tools import Plugin
 from shipyard.doctor.patient import Patient
-from shipyard.engine import Engine, api, embedded, packages
+from shipyard.engine import Engine, api, daemon, embedded, packages
 from shipyard.errors import ToolMissing
 from shipyard.run import run
 
@@ -51,6 +52,16 @@ def isolation(patient: Patient) -> Finding:
 def limits(patient: Patient) -> Finding:
     """What its kernel can limit."""
     return judge.limits(patient.info)
+
+
+def settings(patient: Patient) -> Finding:
+    """Settings that hold for all of it."""
+    return judge.settings(patient.info, daemon.settings(patient.engine.host) if patient.local else {})
+
+
+def open_files(patient: Patient) -> Finding:
+    """How many files it may have open."""
+    return open_files_of.judge(patient.status.open_files, patient.status.forwards, patient.status.kind)
 
 
 def base(patient: Patient) -> Finding:

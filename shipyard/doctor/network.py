@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from shipyard import containers, dotenv, host, ports, quantities
+from shipyard import containers, dotenv, host, ports, proxies, quantities
+from shipyard import reached as published_port
 from shipyard.diagnosis import network as judge
 from shipyard.diagnosis.finding import Finding
 from shipyard.diagnosis.network import Authority, Trust, Wanted
@@ -20,7 +20,6 @@ _FILES = ("compose.yaml", "debug-ports.yaml", "monitoring.yaml")
 #: Where Debian and its relatives have what an administrator adds (update-ca-certificates(8)).
 _ADDED = Path("/usr/local/share/ca-certificates")
 _LOOPBACK = "00000000000000000000000000000001"
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def published(patient: Patient) -> Finding:
@@ -69,6 +68,12 @@ def _ask(patient: Patient) -> tuple[dict[int, str], dict[int, str]] | None:
     return None
 
 
+def reached(patient: Patient) -> Finding:
+    """Whether the published port of this checkout's stack answers."""
+    found = containers.every(patient.engine, dotenv.project_name(patient.root), "balancer")
+    return judge.reached(published_port.published(patient.engine, found))
+
+
 def ipv6(patient: Patient) -> Finding:
     """Whether this machine has it, and who is where localhost may lead."""
     try:
@@ -97,7 +102,7 @@ def trust(patient: Patient) -> Finding:
         host.absent_bundles(),
         egress,
         _unusable(egress),
-        tuple(dict.fromkeys(judge.proxy_host(value) for name in _PROXIES if (value := os.environ.get(name)))),
+        tuple(dict.fromkeys(judge.proxy_host(each) for each in proxies.named().values())),
     )
     return judge.trust(found, time.time())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shipyard import console, processes
 from shipyard.commands import engine as commands
+from shipyard.diagnosis import open_files
 from shipyard.engine import api, packages
 from shipyard.engine.types import Engine, home
 from shipyard.errors import EngineFailed
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 START = 60.0
 #: Seconds dockerd gets to stop its containers (each has 10 by default) before it is killed.
 STOP = 60.0
-#: Open files of the daemon and what it starts: what Docker's own systemd unit gives it.
-FILES = 1048576
 #: Linux allows 108 bytes for the path of a unix socket (<sys/un.h>); containerd's is the longest that we cause.
 _LONGEST = 108 - len("/run/exec/containerd/containerd-debug.sock") - 1
 
@@ -61,10 +61,16 @@ def up() -> None:
         return
     _clear_stale()
     (home() / "run").mkdir(parents=True, exist_ok=True)
-    (home() / "daemon.json").write_text(commands.daemon_json())
+    proxy = os.environ.get("SHIPYARD_USERLAND_PROXY", "").lower() in ("1", "true", "yes")
+    _config().write_text(commands.daemon_json(proxy=proxy))
+    granted = _ask_for_files(proxy=proxy)
     process = _start()
     _await(process)
-    console.step(f"started an embedded Docker engine ({version()}, {host()}); `invoke engine.down` stops it")
+    if not proxy:
+        _keep_loopback()
+    console.step(
+        f"started an embedded Docker engine ({version()}, {host()}, {granted} open files); `invoke engine.down` stops it"
+    )
 
 
 def client_config(folder: Path, extend: Path | None = None) -> None:
@@ -73,7 +79,7 @@ def client_config(folder: Path, extend: Path | None = None) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     # What `docker login` wrote here is kept.
-    settings: dict[str, object] = _settings(folder) if extend is None else {}
+    settings: dict[str, object] = _settings(folder / "config.json") if extend is None else {}
     if extend and (extend / "config.json").exists():
         settings = json.loads((extend / "config.json").read_text())
         for shared in ("contexts", "cli-plugins", "buildx"):
@@ -89,11 +95,11 @@ def client_config(folder: Path, extend: Path | None = None) -> None:
         scratch.replace(target)
 
 
-def _settings(folder: Path) -> dict[str, object]:
+def _settings(file: Path) -> dict[str, object]:
     import json
 
     try:
-        found = json.loads((folder / "config.json").read_text())
+        found = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -121,11 +127,49 @@ def _clear_stale() -> None:
 
 def _start() -> Popen[bytes]:
     argv = commands.dockerd(packages.binaries() / "dockerd", home())
-    path = f"{packages.binaries()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    # Whoever called us may have few; its forwarder of a published port needs two or more for each connection.
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-    return detach(argv, log(), env={**os.environ, "PATH": path}, cwd=Path("/"))
+    return detach(argv, log(), env={**os.environ, "PATH": _path()}, cwd=Path("/"))
+
+
+def _path() -> str:
+    return f"{packages.binaries()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def _ask_for_files(*, proxy: bool) -> int:
+    """Raise the limit of open files, which the daemon and its containers inherit; return what was granted.
+
+    Beyond the hard limit it takes CAP_SYS_RESOURCE; without that, everything up to it is taken. Written to the log.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    granted = open_files.WANTED if hard == resource.RLIM_INFINITY else max(hard, open_files.WANTED)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, granted))
+    except (ValueError, OSError):
+        granted = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, granted))
+    with log().open("a") as output:
+        output.write(f"shipyard: {granted} open files granted, {open_files.WANTED} asked for\n")
+    if granted < (needed := open_files.least(proxy=proxy)):
+        console.warn(f"the engine may have {granted} open files and needs {needed}; raise the hard limit (ulimit -Hn)")
+    return granted
+
+
+def _keep_loopback() -> None:
+    """Keep from the machine's loopback what the kernel would keep from it if it did not forward 127.0.0.1."""
+    program = shutil.which("iptables", path=_path())
+    if program is None:
+        return  # then dockerd did not start: it needs it, too
+    if run(commands.keep_loopback(program, "--check"), check=False, timeout=30).status:
+        run(commands.keep_loopback(program, "--insert"), timeout=30)
+
+
+def _config() -> Path:
+    return home() / "daemon.json"
+
+
+def forwards() -> str:
+    """What forwards published ports of the engine that was started last: "kernel" or "docker-proxy"; empty if none was."""
+    settings = _settings(_config())
+    return "" if not settings else "docker-proxy" if settings.get("userland-proxy", True) else "kernel"
 
 
 def _await(process: Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from shipyard import console
-from shipyard.engine import api, embedded, packages
+from shipyard.engine import api, embedded, files, packages
 from shipyard.engine.lock import lock
 from shipyard.engine.types import Engine, Status, home
 from shipyard.errors import EngineMissing
@@ -55,13 +55,22 @@ def status() -> Status:
     except EngineMissing as refused:
         return Status("none", "", "", str(refused))
     if host and host != embedded.host():
-        return Status("host", host, api.version(host) or "reachable", "found; the toolkit neither starts nor stops it")
+        detail = "found; the toolkit neither starts nor stops it"
+        proxy = _proxy() if host.startswith("unix://") else None
+        limit, by = (files.most(proxy), "docker-proxy") if proxy else (None, "")
+        return Status("host", host, api.version(host) or "reachable", detail, limit, by)
     if found := embedded.version():
-        return Status(
-            "embedded", embedded.host(), found, f"pid {embedded.pid()}, data in {home()}, log {embedded.log()}"
-        )
+        number = embedded.pid()
+        detail = f"pid {number}, data in {home()}, log {embedded.log()}"
+        limit = files.most(number) if number else None
+        return Status("embedded", embedded.host(), found, detail, limit, embedded.forwards())
     reason = packages.obstacle()
     return Status("none", "", "", _advice(reason) if reason else "`invoke engine.up` starts an embedded one")
+
+
+def _proxy() -> int | None:
+    """A docker-proxy of this machine that is not the embedded engine's."""
+    return next(files.forwarders(other_than=embedded.pid()), None)
 
 
 def _reachable() -> str | None:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from shipyard import console
+from shipyard import console, proxies
 from shipyard.commands import debian
 from shipyard.engine.types import home
 from shipyard.errors import CommandFailed, EngineMissing
@@ -161,11 +161,12 @@ def keyring() -> Path | None:
 
 def environment() -> dict[str, str]:
     """For mmdebstrap: its helper programs lie beside it, wherever it was unpacked."""
-    return {**os.environ, "PATH": f"{Path(mmdebstrap()).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    path = f"{Path(mmdebstrap()).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **proxies.both_cases(), "PATH": path}
 
 
 def _quiet_apt() -> dict[str, str]:
-    return {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    return {**os.environ, **proxies.both_cases(), "DEBIAN_FRONTEND": "noninteractive"}
 
 
 def _download(package: str, place: Path) -> None:

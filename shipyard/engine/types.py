@@ -47,9 +47,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class Status:
-    """What ``engine.status`` shows. ``kind`` is host, embedded or none; ``version`` is empty when nothing answers."""
+    """What ``engine.status`` shows. ``kind`` is host, embedded or none; ``version`` is empty when nothing answers.
+
+    ``open_files`` is how many the engine, or its docker-proxy, may have; ``forwards`` what forwards published ports, "kernel"
+    or "docker-proxy". Both are empty where this machine cannot tell.
+    """
 
     kind: str
     host: str
     version: str
     detail: str
+    open_files: int | None = None
+    forwards: str = ""

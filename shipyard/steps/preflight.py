@@ -25,7 +25,7 @@ _REVISION = "org.opencontainers.image.revision"
 #: Steps that read or write images in the engine, steps that write to the registry, steps that sign.
 _ENGINE = ("build", "test", "repro")
 _WRITES = ("push", "sign", "attest", "promote")
-_SIGNS = ("sign", "attest")
+_SIGNS = ("sign", "attest", "promote")
 
 
 def faults(world: World) -> list[ShipyardError]:

@@ -1,4 +1,4 @@
-"""Only now the tags: the version's own, then X.Y, X and latest; then the git tag, then dist/.
+"""Only now the tags: the version's own, then the statement of channels, then X.Y, X and latest; then the git tag, then dist/.
 
 What is remembered of a promotion keeps a rollback: a release that was promoted once moves no alias again, only
 `invoke promote --version` does.
@@ -6,11 +6,12 @@ What is remembered of a promotion keeps a rollback: a release that was promoted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from shipyard import console, publishing, release_page, source, versions
+from shipyard import console, promotion, publishing, release_page, signals, source, versions
 from shipyard.artifacts import Artifact
+from shipyard.channels import Named
 from shipyard.released import release
 from shipyard.world import Step, World
 
@@ -21,7 +22,7 @@ def _done(world: World) -> str:
     for artifact, names in _wanted(world, broke_off=world.journal.attempts("promote") > 0):
         if set(publishing.tags_of(world.registry, artifact, names).values()) != {artifact.digest}:
             return ""
-    if not _written(world):
+    if not _written(world) or not promotion.settled(world.project, world.registry, _stated(world, ())):
         return ""
     _tell(world)
     return f"{world.version} is public, tagged {world.tag}"
@@ -43,11 +44,16 @@ def _run(world: World) -> Mapping[str, Any]:
         note(artifact, publishing.claim(world.registry, artifact))
     # The lease is this checkout's: another one may have claimed the version at the same moment.
     _unclaimed(world)
+    # Before the tags move: in between a stranger is told that they are older than what was promoted, never less.
+    stated = _stated(world, wanted)
+    world.ours()
+    promotion.state(world.project, world.registry, stated)
     for artifact, names in wanted:
         for name in names[1:]:
             world.ours()
             note(artifact, publishing.move(world.registry, artifact, [name]))
     _unclaimed(world)
+    promotion.still(world.project, world.registry, stated)
     world.ours()
     if source.tag(world.root, world.tag, world.commit.revision, f"Release {world.version}"):
         console.info(f"git tag {world.tag} at {world.commit.revision[:12]}; `git push origin {world.tag}` publishes it")
@@ -55,6 +61,12 @@ def _run(world: World) -> Mapping[str, Any]:
     facts = {"digests": world.digests, "registry": world.options.registry, "moved": moved}
     _write(world)
     return facts
+
+
+def _stated(world: World, wanted: Iterable[tuple[Artifact, list[str]]]) -> Mapping[str, Mapping[str, Named]]:
+    """What the statements of channels have to say: the aliases that move; of all repositories that have one already."""
+    moving = {artifact.key: names[1:] for artifact, names in wanted}
+    return promotion.wanted(((each, world.version) for each in world.artifacts), moving)
 
 
 def _wanted(world: World, *, broke_off: bool) -> Iterator[tuple[Artifact, list[str]]]:
@@ -112,7 +124,8 @@ def _written(world: World) -> bool:
 def _write(world: World) -> None:
     folder = world.root / "dist"
     content = release_page.document(release(world), release_page.earlier(folder))
-    release_page.write(folder, content)
+    with signals.whole():
+        release_page.write(folder, content)
     console.info(f"wrote dist/{release_page.JSON} and dist/{release_page.HTML}")
 
 

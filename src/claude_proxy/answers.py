@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
+from io import StringIO
+from types import TracebackType
 
 import orjson
 
@@ -12,14 +13,10 @@ from claude_proxy.conversation import Ask
 from claude_proxy.events import Began, Event, Finished, Text
 from serving.asgi import Send
 from serving.errors import ApiError
-
-KEEP_ALIVE_SECONDS = 10.0
-"""The least time between two comments that tell a waiting client and every proxy between that work goes on."""
+from serving.event_stream import EVENTS, EventStream, Headers
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """The names that a header can tell; a request may call its fields anything."""
-
-Headers = list[tuple[bytes, bytes]]
 
 
 def _headers(ask: Ask, content_type: bytes) -> Headers:
@@ -37,6 +34,12 @@ class Plain:
         self._ask = ask
         self._send = send
 
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
     async def __call__(self, event: Event) -> None:
         """Take an event of the call."""
         if not isinstance(event, Finished):
@@ -53,61 +56,69 @@ class Plain:
 
 
 class Stream:
-    """Sends each piece as it comes. The status goes out when the provider has accepted the request, not before."""
+    """Sends each piece as it comes. The status goes out when the provider has accepted the request, not before.
 
-    def __init__(self, ask: Ask, send: Send) -> None:
+    Only where that takes too long a comment comes first, and with it the status 200. To be entered.
+    """
+
+    def __init__(self, ask: Ask, send: Send, keep_alive: float = 0.0) -> None:
         self.complete = False
         self._ask = ask
-        self._send = send
         self._answer = wire.Answer(ask.model, ask.include_usage, ask.session)
-        self._sent = ""
+        self._sent = StringIO()
         self._begun = False
-        self._spoken = 0.0
+        self._headers: Headers = [*_headers(ask, EVENTS.encode()), (b"x-accel-buffering", b"no")]
+        self._out = EventStream(send, keep_alive, lambda: self._headers)
+
+    def __enter__(self) -> Stream:
+        self._out.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._out.__exit__(kind, error, trace)
 
     async def __call__(self, event: Event) -> None:
         """Take an event of the call."""
         match event:
             case Began(model, restarted):
-                if restarted and self._sent:
+                if restarted and self._sent.tell():
                     raise failures.interrupted()
                 await self._begin(model)
             case Text(text):
                 await self._piece(text)
             case Finished():
                 await self._finish(event)
-            case _:
-                if self._begun and time.monotonic() - self._spoken > KEEP_ALIVE_SECONDS:
-                    await self._write(wire.KEEP_ALIVE)
 
     async def fail(self, error: ApiError) -> None:
         """Tell the error as the stream's last event; where nothing was sent, leave it to the error handlers."""
-        if not self._begun:
-            raise error
-        await self._write(wire.error_frame(error), more=False)
+        self.complete = self._out.started
+        # As long as nothing of an answer was sent, the gateway may ask again or elsewhere, by the status.
+        await self._out.fail(error, status=not self._begun)
 
     async def _begin(self, model: str) -> None:
         if self._begun:
             return
         self._begun = True
         self._answer.model = model
-        headers = [*_headers(self._ask, b"text/event-stream"), (b"x-accel-buffering", b"no")]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._out.start(self._headers)
         await self._write(self._answer.opening())
 
     async def _piece(self, text: str) -> None:
-        self._sent += text
+        self._sent.write(text)
         await self._write(self._answer.piece(text))
 
     async def _finish(self, finished: Finished) -> None:
         await self._begin(finished.model)
-        if not finished.text.startswith(self._sent):
+        sent = self._sent.getvalue()
+        if not finished.text.startswith(sent):
             raise failures.interrupted()
-        rest = finished.text[len(self._sent) :]
+        rest = finished.text[len(sent) :]
         if rest:
             await self._piece(rest)
         await self._write(self._answer.closing(finished), more=False)
 
     async def _write(self, content: bytes, *, more: bool = True) -> None:
-        self._spoken = time.monotonic()
         self.complete = not more
-        await self._send({"type": "http.response.body", "body": content, "more_body": more})
+        await self._out.write(content, more=more)

@@ -16,6 +16,7 @@ from claude_proxy import grants, kernel, models, settings
 from claude_proxy.calls import Calls
 from claude_proxy.chat import Chat
 from claude_proxy.cli import Cli
+from claude_proxy.gate.link import Link, NoGate
 from claude_proxy.login import Login
 from claude_proxy.metrics import Figures
 from claude_proxy.sandbox import Sandbox
@@ -43,11 +44,19 @@ def create(health: Health) -> App:
     # From here on no other process of this user reads our environment or memory, sandboxed or not.
     kernel.hide()
     cli = Cli(chosen)
-    calls = Calls(chosen, cli, sandbox)
-    figures = Figures(lambda: calls.slots.taken, lambda: calls.slots.waiting, lambda: len(calls.spares))
+    calls: Calls
+    runners = (lambda: calls.pool.connected if calls.pool else 0) if chosen.runners else None
+    figures = Figures(lambda: calls.places.taken, lambda: calls.places.waiting, lambda: len(calls.spares), runners)
+    gate = Link(chosen, figures.passed) if chosen.egress else NoGate(chosen)
+    calls = Calls(chosen, cli, sandbox, gate)
     health.add("claude-cli", cli.working, required=True)
     health.add("claude-credential", Login(chosen).usable, required=False)
+    if isinstance(gate, Link):
+        health.add("gate", gate.working, required=True)
     health.add("sandbox", sandbox.working, required=sandbox.required)
+    if calls.pool:
+        health.add("runners", calls.pool.working, required=True)
+        health.on_hand_over(calls.pool.hand_over)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -57,8 +66,9 @@ def create(health: Health) -> App:
         finally:
             await calls.close()
 
+    chat = Chat(calls, figures, chosen.servers, chosen.max_body, chosen.keep_alive)
     routes = [
-        Route("/v1/chat/completions", Chat(calls, figures, chosen.servers, chosen.max_body), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/models", _models),
         Route("/v1/models/{name:path}", _model),
         *health.routes(),

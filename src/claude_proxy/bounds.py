@@ -18,7 +18,7 @@ from typing import Any
 from claude_proxy import cgroup, disk, tree
 from claude_proxy.meter import Meter
 
-PIDS, MEMORY, CONTAINER, DISK = "pids", "memory", "container", "disk"
+PIDS, MEMORY, CONTAINER, DISK = NAMES = "pids", "memory", "container", "disk"
 """Names of bounds, as the keeper tells them; CONTAINER: its memory was all but used up, and this request had tools."""
 RESERVE = 64
 """Of the container's processes: for the proxy, its launcher, the keepers, health probes, and what asks just now."""
@@ -137,7 +137,9 @@ class Guard:
         memory = self._memory
         if memory is None or memory.used() <= memory.limit * NEARLY_USED[0]:
             return ""
-        return CONTAINER if exhausted(own, bound, memory.kept(), memory.limit) else ""
+        # Where it is the only request of its container, nobody else can have used the memory up.
+        named = CONTAINER if self._requests > 1 else MEMORY
+        return named if exhausted(own, bound, memory.kept(), memory.limit) else ""
 
     def _parts_without_file(self) -> Iterator[int]:
         yield from tree.without_file(tree.below(self._keeper))

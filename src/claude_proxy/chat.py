@@ -8,38 +8,46 @@ from collections.abc import Collection
 from claude_proxy import failures, grants
 from claude_proxy.answers import Plain, Stream
 from claude_proxy.calls import Calls
-from claude_proxy.conversation import Ask, translate
+from claude_proxy.conversation import CONFIGURING, UNDERSTOOD, UNSUPPORTED, Ask, translate
 from claude_proxy.events import Event
 from claude_proxy.metrics import Figures
 from serving import body
 from serving.asgi import Receive, Scope, Send, notes
 from serving.errors import ApiError
 from serving.keys_file import Key
+from serving.strict_json import Names
 
-LARGE = 256 * 1024
-"""From how many bytes on a body is read in a thread, so that nobody else waits for it."""
+NAMES = Names(UNDERSTOOD | CONFIGURING | UNSUPPORTED)
+"""The members that the service acts on, and be it to refuse them: another spelling is refused."""
 
 
 class Chat:
     """An ASGI endpoint, because it has to notice a client that leaves while the CLI works."""
 
-    def __init__(self, calls: Calls, figures: Figures, servers: Collection[str], max_body: int) -> None:
+    def __init__(
+        self, calls: Calls, figures: Figures, servers: Collection[str], max_body: int, keep_alive: float
+    ) -> None:
         self._calls = calls
         self._figures = figures
         self._servers = servers
         self._max_body = max_body
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises ApiError as long as nothing of the answer was sent, and ClientGone before."""
-        raw = await body.read(scope, receive, self._max_body)
-        ask = await asyncio.to_thread(_ask, raw) if len(raw) > LARGE else _ask(raw)
+        asked = await body.document(scope, receive, self._max_body, NAMES)
+        large = len(asked.text) > body.LARGE_BYTES
+        ask = await asyncio.to_thread(translate, asked.members) if large else translate(asked.members)
         key: Key = notes(scope)["grant"]
         grants.check_model(key, ask.model)
         granted = grants.narrowed(grants.grant(key, self._servers), scope)
         ask = grants.apply(ask, granted)
         notes(scope)["log"] = {"model": ask.model, "stream": ask.stream}
-        answer = Stream(ask, send) if ask.stream else Plain(ask, send)
-        work = asyncio.create_task(self._answer(ask, granted.key, answer))
+        with Stream(ask, send, self._keep_alive) if ask.stream else Plain(ask, send) as answer:
+            await self._answered(ask, granted.owner, answer, scope, receive)
+
+    async def _answered(self, ask: Ask, key: str, answer: Plain | Stream, scope: Scope, receive: Receive) -> None:
+        work = asyncio.create_task(self._answer(ask, key, answer))
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -77,10 +85,6 @@ class Chat:
             raise
         finally:
             observed.end(outcome)
-
-
-def _ask(raw: bytes) -> Ask:
-    return translate(body.parse(raw))
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,13 +8,14 @@ import os
 import shutil
 
 from claude_proxy.command import QUIET, SEARCH_PATH
+from claude_proxy.places import Place
 from claude_proxy.process import Command, Processes
 from claude_proxy.sandbox import reach
 from claude_proxy.settings import Settings
-from claude_proxy.workspace import Workspace, fill, remove
 
 log = logging.getLogger("claude_proxy.cli")
 
+LONGEST_VERSION = 64
 VERSION_SECONDS = 10.0
 """The longest that `--version` may take; it takes 0.02 s on an idle machine."""
 
@@ -28,14 +29,14 @@ class Cli:
         self.version = ""
         self._fault = "" if self.path else f'no executable "{settings.cli}"; set CLAUDE_PROXY_CLI to the path of claude'
 
-    async def inspect(self, processes: Processes, workspace: Workspace) -> None:
-        """Read the version; a failure is kept for the readiness report."""
+    async def inspect(self, processes: Processes, place: Place) -> None:
+        """Read the version; a failure is kept for the readiness report. The place is left afterwards."""
         if not self.path:
             log.error("the Claude CLI is missing: %s", self._fault)
             return
         try:
             async with asyncio.timeout(VERSION_SECONDS):
-                self.version = await self._ask_version(processes, workspace)
+                self.version = await self._ask_version(processes, place)
         except (OSError, TimeoutError) as error:
             self._fault = f"{self.path} --version: {str(error) or 'no answer'}"
         if not self.version:
@@ -52,8 +53,8 @@ class Cli:
             msg = f"{self.path} is gone or not executable any more"
             raise RuntimeError(msg)
 
-    async def _ask_version(self, processes: Processes, workspace: Workspace) -> str:
-        folder = workspace.reserve()
+    async def _ask_version(self, processes: Processes, place: Place) -> str:
+        folder = place.folder
         lines: list[bytes] = []
 
         async def keep(line: bytes) -> bool:
@@ -61,10 +62,11 @@ class Cli:
             return True
 
         try:
-            fill(folder, "")
             env = {"PATH": SEARCH_PATH, "HOME": str(folder.home), "CLAUDE_CONFIG_DIR": str(folder.config), **QUIET}
             within = reach(self.path, folder.root, self._settings.readable, (), ())
-            await processes.run(Command([self.path, "--version"], env, folder.work, reach=within), keep)
+            running = await place.start(Command([self.path, "--version"], env, folder.work, reach=within))
+            await processes.converse(running, b"", keep)
         finally:
-            remove(folder)
-        return lines[0].decode("utf-8", "replace").split()[0] if lines and lines[0].strip() else ""
+            await place.leave()
+        words = lines[0].decode("utf-8", "replace").split() if lines else []
+        return words[0][:LONGEST_VERSION] if words else ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 import orjson
 
 from claude_proxy.conversation import Ask, Turn
+from claude_proxy.folders import Folder
 from claude_proxy.settings import Settings
 
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -23,49 +22,14 @@ QUIET = {
     # Nobody's CLAUDE.md, not even the one of a login folder, says anything about a request.
     "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
 }
+ONE_MODEL = {
+    # The gate lets a request have the model that it names: no other one takes its place, and sub-agents use it, too.
+    "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
+    "CLAUDE_CODE_NO_MODEL_FALLBACK": "1",
+    "CLAUDE_CODE_SUBAGENT_MODEL": "inherit",
+    "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1",
+}
 BARE_TOOLS = {"Bash", "Edit", "Read"}
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The places of one request; all below `root`, all private to it."""
-
-    root: Path
-
-    @property
-    def work(self) -> Path:
-        """The CLI's working directory."""
-        return self.root / "work"
-
-    @property
-    def home(self) -> Path:
-        """The CLI's HOME."""
-        return self.root / "home"
-
-    @property
-    def config(self) -> Path:
-        """The CLI's configuration folder."""
-        return self.root / "config"
-
-    @property
-    def scratch(self) -> Path:
-        """The CLI's TMPDIR."""
-        return self.root / "tmp"
-
-    @property
-    def system(self) -> Path:
-        """The file of the system prompt: a command line ends at 128 KiB and shows in the process list."""
-        return self.root / "system.txt"
-
-    @property
-    def servers(self) -> Path:
-        """The file of the MCP servers."""
-        return self.root / "mcp.json"
-
-    @property
-    def history(self) -> Path:
-        """The file of the earlier turns."""
-        return self.root / "history.jsonl"
 
 
 def argv(cli: str, ask: Ask, folder: Folder, settings: Settings) -> list[str]:
@@ -108,6 +72,11 @@ def environment(ask: Ask, folder: Folder, settings: Settings) -> dict[str, str]:
         env["ANTHROPIC_BASE_URL"] = settings.base_url
     if settings.credential:
         env[settings.credential.variable] = settings.credential.value.reveal()
+    if settings.egress:
+        env |= ONE_MODEL
+        if ask.tools or ask.servers:
+            # For what the CLI has a smaller model do. One without tools may still be told another model.
+            env["ANTHROPIC_SMALL_FAST_MODEL"] = ask.model
     if ask.max_tokens:
         env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(ask.max_tokens)
     return env

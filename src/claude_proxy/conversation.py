@@ -33,6 +33,8 @@ CONFIGURING = frozenset(
     | {"mcp", "mcpConfig", "mcpServers", "mcp_config", "permission_mode", "permissions", "plugins", "settings"}
 )
 """Fields by which relatives of this service let a request configure the CLI, or even start programs; never here."""
+UNSUPPORTED = frozenset({"tools", "functions", "stop", "logprobs", "response_format"})
+"""Fields that are refused, because they would change the answer if they were left out."""
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SYSTEM_ROLES = ("system", "developer")
 SILENT = frozenset({"user", "metadata", "store", "service_tier", "parallel_tool_calls", "tool_choice", "logprobs"})
@@ -51,7 +53,9 @@ class Turn:
 class Ask:
     """One request to the CLI. `ignored` names the sampling parameters that the CLI has no option for.
 
-    `tools` are those that it asks for (None: all that its key may use), `servers` the MCP servers, by name.
+    `tools` are those that it asks for (None: all that its key may use), `servers` the MCP servers, by name. `calls` of the
+    model and `tokens` are what its key may have for one request, where the key says so; `most_...` what the gateway's client
+    may have of that.
     """
 
     model: str
@@ -65,6 +69,10 @@ class Ask:
     tools: tuple[str, ...] | None = None
     servers: tuple[str, ...] = ()
     session: str = ""
+    calls: int | None = None
+    tokens: int | None = None
+    most_calls: int | None = None
+    most_tokens: int | None = None
 
 
 def translate(body: Any) -> Ask:

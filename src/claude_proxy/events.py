@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 import orjson
@@ -16,6 +18,22 @@ ENDINGS = {"max_tokens": "length", "model_context_window_exceeded": "length", "r
 
 PARAGRAPH = "\n\n"
 """Between what is said before and after a use of a tool."""
+
+OMITTED = b"\0"
+"""In place of a line that was too long to be read. Whoever writes the very same gains nothing by it."""
+MOST_CHARACTERS = 2 << 20
+"""Of all text of one answer: half a million tokens. A tool can write in the CLI's place, so whatever is collected is bounded."""
+LONGEST_NAME, LONGEST_REASON = 200, 1000
+"""In characters: of a model's name, and of what the CLI says of a failure."""
+MOST_TOKENS, MOST_DOLLARS = 10**9, 10_000.0
+"""What is believed of one request."""
+FREE, MARK = 1 << 20, 128
+"""Bytes that a document may take in memory without a closer look, and what each of its values is counted as."""
+STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+class TooMuchKeptError(ValueError):
+    """The turns of an answer take more memory than the session that they are kept for may."""
 
 
 @dataclass
@@ -89,15 +107,25 @@ class Reader:
     """Follows the output of one CLI."""
 
     model: str
-    _text: str = ""
+    keep: int = 0
+    """Bytes of memory for the turns; where it is 0, none are kept."""
+    _text: StringIO = field(default_factory=StringIO)
     _complete: bool = True
     _usage: Usage = field(default_factory=Usage)
     _failure: tuple[str, int | None] = ("", None)
-    _before: str = ""
+    _before: StringIO = field(default_factory=StringIO)
     _turns: list[Turn] = field(default_factory=list)
+    _kept: int = 0
 
     def feed(self, line: bytes) -> Event | None:
-        """Return what a line means, if it means anything; raises ApiError for a failure that the CLI tells of."""
+        """Return what a line means, if it means anything.
+
+        Raises ApiError for a failure that the CLI tells of and for too long an answer, TooMuchKeptError.
+        """
+        if line == OMITTED or (worth := _worth(line)) > max(FREE, 8 * len(line)):
+            # No CLI writes such a document. A long line without structure is a message with a picture.
+            self._keep(self.keep + 1)
+            return None
         try:
             document = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -112,10 +140,11 @@ class Reader:
             return self._result(document)
         response = _fields(document.get("response"))
         if kind == "control_response" and response.get("subtype") == "error":
-            raise failures.not_started(str(response.get("error"))[:500])
+            raise failures.not_started(_words(response.get("error"))[:500])
         if kind == "assistant" and document.get("error"):
-            self._failure = (str(document["error"]), _status(document.get("api_error_status")))
+            self._failure = (_words(document["error"]), _status(document.get("api_error_status")))
         elif kind in ("assistant", "user"):
+            self._keep(worth)
             self._note(kind, _fields(document.get("message")).get("content"))
         elif kind == "system" and document.get("subtype") == "api_retry":
             delay = _number(document.get("retry_delay_ms"))
@@ -135,17 +164,26 @@ class Reader:
         return Activity()
 
     def _piece(self, text: str) -> Text:
-        gap = PARAGRAPH if self._before and not self._text else ""
-        self._text += text
+        gap = PARAGRAPH if self._before.tell() and not self._text.tell() else ""
+        if self._before.tell() + self._text.tell() + len(text) > MOST_CHARACTERS:
+            raise failures.too_large()
+        self._text.write(text)
         return Text(gap + text)
 
     def _joined(self, text: str) -> str:
         """Return the text together with what was said before the last use of a tool."""
-        return self._before + PARAGRAPH + text if self._before and text else self._before or text
+        before = self._before.getvalue()
+        return before + PARAGRAPH + text if before and text else before or text
+
+    def _keep(self, size: int) -> None:
+        if self.keep:
+            self._kept += size
+            if self._kept > self.keep:
+                raise TooMuchKeptError(self._kept)
 
     def _note(self, role: str, content: Any) -> None:
         """Keep what becomes part of the conversation; the CLI tells an answer of several blocks block by block."""
-        if not isinstance(content, list):
+        if not self.keep or not isinstance(content, list):
             return
         content = [block for block in content if isinstance(block, dict)]
         if self._turns and self._turns[-1].role == role:
@@ -164,31 +202,50 @@ class Reader:
         self._complete = bool(reason)
         self._usage.update(usage)
         if isinstance(reason, str) and reason in ENDINGS:
-            return self._finished(self._text, ENDINGS[reason])
+            return self._finished(self._text.getvalue(), ENDINGS[reason])
         return Activity()
 
     def _start(self, message: dict[str, Any]) -> Began:
         restarted = not self._complete
         if not restarted:
-            self._before = self._joined(self._text)
+            # Only what is new is copied: an impostor may begin again and again.
+            if self._text.tell():
+                self._before.write((PARAGRAPH if self._before.tell() else "") + self._text.getvalue())
         elif self._turns and self._turns[-1].role == "assistant":
             self._turns.pop()  # what the broken attempt said is said anew
-        self._text, self._complete = "", False
+        self._text, self._complete = StringIO(), False
         self._usage.update(_fields(message.get("usage")))
         model = message.get("model")
-        self.model = model if model and isinstance(model, str) else self.model
+        self.model = model if model and isinstance(model, str) and len(model) <= LONGEST_NAME else self.model
         return Began(self.model, restarted)
 
     def _result(self, document: dict[str, Any]) -> Finished:
         words = document.get("result")
         words = words if isinstance(words, str) else ""
+        if self._before.tell() + len(words) > MOST_CHARACTERS:
+            raise failures.too_large()
         if document.get("is_error") or document.get("subtype") != "success":
             kind, status = self._failure
             raise failures.from_result(kind, _status(document.get("api_error_status")) or status, words)
         self._usage.update(_fields(document.get("usage")))
         # The CLI's result is the last block of text only; and where streaming broke off, all that there is.
-        text = self._text if self._complete and self._text else words
-        return self._finished(text, "stop", _number(document.get("total_cost_usd")))
+        text = self._text.getvalue() if self._complete and self._text.tell() else words
+        return self._finished(text, "stop", _cost(document.get("total_cost_usd")))
+
+
+def _worth(line: bytes) -> int:
+    """Return how many bytes of memory a document takes at most once it is read."""
+    size = len(line) if line.isascii() and b"\\u" not in line else 4 * len(line)
+    found = size + MARK * _marks(line)
+    return found if found <= FREE else size + MARK * _marks(STRINGS.sub(b"", line))
+
+
+def _marks(line: bytes) -> int:
+    return sum(line.count(mark) for mark in (b"{", b"[", b",", b":"))
+
+
+def _words(value: Any) -> str:
+    return value[:LONGEST_REASON] if isinstance(value, str) else str(value)[:LONGEST_REASON]
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -197,7 +254,12 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _count(value: Any, known: int) -> int:
-    return value if type(value) is int and value >= 0 else known
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else known
+
+
+def _cost(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None else min(number, MOST_DOLLARS)
 
 
 def _number(value: Any) -> float | None:

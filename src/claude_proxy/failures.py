@@ -98,6 +98,19 @@ def over(name: str, limit: int | None) -> ApiError:
     return ApiError(400, message, code=code)
 
 
+def at_the_gate(reason: str, calls: int, tokens: int) -> ApiError | None:
+    """Return the error for a request whose CLI was refused at the gate for this reason, if that is the request's fault."""
+    if reason == "model":
+        message = "The Claude CLI asked for another model than the request names; the gate let it not have that one."
+        return ApiError(502, message, type="server_error", code="claude_model_refused", headers=HOPELESS)
+    if reason not in ("calls", "tokens"):
+        return None
+    setting = f"CLAUDE_PROXY_REQUEST_{reason.upper()}, or {reason}= in the line of its key"
+    what = f"{calls} calls of the model" if reason == "calls" else f"{tokens} tokens"
+    message = f"The request was ended: it used all its {what}; let it do less at once, or raise {setting}."
+    return ApiError(400, message, code=f"claude_out_of_{reason}")
+
+
 def crashed(returncode: int | None) -> ApiError:
     """Return the error for a CLI that ended before it gave a result. Its own words are in the service's log."""
     how = "was ended" if returncode is None else f"ended with exit code {returncode}"
@@ -112,6 +125,25 @@ def crashed(returncode: int | None) -> ApiError:
         code="claude_cli_crashed",
         headers=HOPELESS,
     )
+
+
+def too_large() -> ApiError:
+    """Return the error for a CLI, or an impostor of it, that wrote more than any answer takes."""
+    message = "The Claude CLI wrote more than an answer takes, so it was ended."
+    return ApiError(502, message, type="server_error", code="claude_output_too_large", headers=HOPELESS)
+
+
+def no_runner() -> ApiError:
+    """Return the error for a request that found no runner connected."""
+    message = "No runner is connected, so no Claude CLI can start; see `docker compose ps` for claude-runner-1 and the others."
+    headers = {"retry-after": str(BUSY_SECONDS)}
+    return ApiError(503, message, type="server_error", code="claude_no_runner", headers=headers)
+
+
+def runner_lost() -> ApiError:
+    """Return the error for a request whose runner ended in the middle."""
+    message = "The runner of this request ended before the CLI gave a result; other requests go on. Send it again."
+    return ApiError(502, message, type="server_error", code="claude_runner_lost", headers=HOPELESS)
 
 
 def not_started(reason: str) -> ApiError:

@@ -11,31 +11,46 @@ from claude_proxy.mcp import nearest
 from claude_proxy.models import PREFIX
 from serving.asgi import Scope, header
 from serving.errors import ApiError
-from serving.keys_file import EVERY, Key
+from serving.keys_file import EVERY, NUMBERS, Key
 
 TOOLS = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Task", "WebFetch", "WebSearch", "Write")
 """The CLI's built-in tools that make sense for one request; `claude --tools` knows these names."""
 WORDS = {"claude_tools": ("the tool", "tools"), "mcp_servers": ("the MCP server", "mcp")}
 """By the field of a request: what it names, and the option of a key that allows it."""
-OPTIONS = (*EVERY, "tools", "mcp")
+OPTIONS = (*EVERY, "tools", "mcp", *NUMBERS)
 CLIENT, ALLOWED_TOOLS, ALLOWED_SERVERS = b"x-llm-call-client", b"x-llm-call-tools", b"x-llm-call-mcp"
 """What the gateway says of its client: the name of its key, and what that key may use (nothing, if it says nothing)."""
+SCOPE = b"x-llm-call-scope"
+"""What no other key of the gateway has, also none that gets the same name later (`serving.keys_file.Key.scope`)."""
+MOST = {name: f"x-llm-call-{name}".encode() for name in NUMBERS}
+"""By an option: how the gateway says that its client's key has it."""
+NUMBER = re.compile(rb"[1-9][0-9]{0,17}")
 NAME = re.compile(rb"[A-Za-z0-9._@-]{1,64}")
+HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Who asks, and what this key's line in the keys file allows."""
+    """Who asks, and what this key's line in the keys file allows. `owner` says whose the sessions are, `most_...` what the
+    gateway's client may have at most.
+    """
 
     key: str = "anonymous"
     tools: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    calls: int | None = None
+    tokens: int | None = None
+    owner: str = "anonymous"
+    most_calls: int | None = None
+    most_tokens: int | None = None
 
 
 def grant(key: Key, servers: Collection[str]) -> Grant:
     """Return what a key may use; names that do not exist (any more) allow nothing."""
     tools = tuple(name for name in key.options.get("tools", ()) if name in TOOLS)
-    return Grant(key.name, tools, tuple(name for name in key.options.get("mcp", ()) if name in servers))
+    calls, tokens = (int(key.options[name][0]) if name in key.options else None for name in NUMBERS)
+    servers = tuple(name for name in key.options.get("mcp", ()) if name in servers)
+    return Grant(key.name, tools, servers, calls, tokens, f"{key.name}:{key.scope.hex()}")
 
 
 def narrowed(granted: Grant, scope: Scope) -> Grant:
@@ -50,12 +65,28 @@ def narrowed(granted: Grant, scope: Scope) -> Grant:
         raise ApiError(
             400, f"The header {CLIENT.decode()} is a name of 1 to 64 letters, digits and . _ @ -", code="invalid_value"
         )
+    told = header(scope, SCOPE) or b""
+    if told and not HEX.fullmatch(told):
+        raise ApiError(400, f"The header {SCOPE.decode()} has 64 hexadecimal digits.", code="invalid_value")
     tools, servers = (_words(header(scope, name)) for name in (ALLOWED_TOOLS, ALLOWED_SERVERS))
+    who = f"{granted.key}/{client.decode()}"
     return Grant(
-        f"{granted.key}/{client.decode()}",
+        who,
         tuple(name for name in granted.tools if name in tools),
         tuple(name for name in granted.servers if name in servers),
+        granted.calls,
+        granted.tokens,
+        # By the gateway's name, so that sessions outlive a new key of the gateway.
+        f"{who}:{told.decode()}",
+        *(_most(scope, name) for name in MOST.values()),
     )
+
+
+def _most(scope: Scope, name: bytes) -> int | None:
+    value = header(scope, name)
+    if value is not None and not NUMBER.fullmatch(value):
+        raise ApiError(400, f"The header {name.decode()} is a whole number of at least 1.", code="invalid_value")
+    return None if value is None else int(value)
 
 
 def _words(value: bytes | None) -> set[str]:
@@ -93,7 +124,14 @@ def apply(ask: Ask, granted: Grant) -> Ask:
     for name in ask.servers:
         if name not in granted.servers:
             raise _forbidden(name, granted, param="mcp_servers")
-    return replace(ask, tools=tools)
+    return replace(
+        ask,
+        tools=tools,
+        calls=granted.calls,
+        tokens=granted.tokens,
+        most_calls=granted.most_calls,
+        most_tokens=granted.most_tokens,
+    )
 
 
 def _forbidden(name: str, granted: Grant, *, param: str) -> ApiError:

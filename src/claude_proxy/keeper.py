@@ -180,7 +180,7 @@ def _become(job: dict[str, Any], files: list[int], keeper: int, tell: socket.soc
     kernel.forgo_privileges()
     if job["abi"]:
         landlock.restrict(job["abi"], job["read"], job["write"], job["ports"])
-        listener = seccomp.restrict(job["gpu"])
+        listener = seccomp.restrict(job["gpu"], job["datagrams"])
         socket.send_fds(tell, [b"l"], [listener])
         os.close(listener)
     os.execve(job["argv"][0], job["argv"], job["env"])

@@ -16,6 +16,8 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from claude_proxy import keeper, kernel, tree
 
@@ -30,7 +32,7 @@ def main(number: int) -> None:
     jobs = socket.socket(fileno=number)
     kernel.hide()
     kernel.adopt_orphans()
-    wake = _wake_on_child()
+    wake = wake_on_child()
     gc.disable()
     gc.freeze()
     poller = select.poll()
@@ -43,14 +45,14 @@ def main(number: int) -> None:
         if wake in ready:
             os.read(wake, 512)
         if wake in ready or strays:
-            strays = _bury(keepers) or strays
+            strays = bury(keepers) or strays
             # In rounds, with jobs taken in between: whoever forks without end holds up no other request.
-            strays = strays and _end_strays(keepers)
+            strays = strays and end_strays(keepers)
         if jobs.fileno() in ready and not _take(jobs, keepers):
             return
 
 
-def _wake_on_child() -> int:
+def wake_on_child() -> int:
     """Return a file descriptor that becomes readable when a child has ended."""
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     wake, woken = os.pipe()
@@ -60,7 +62,7 @@ def _wake_on_child() -> int:
     return wake
 
 
-def _bury(keepers: set[int]) -> bool:
+def bury(keepers: set[int]) -> bool:
     """Take leave of every child that has ended; whether one of them was no keeper, or one that did not end by itself."""
     killed = False
     with contextlib.suppress(ChildProcessError):
@@ -70,7 +72,7 @@ def _bury(keepers: set[int]) -> bool:
     return killed
 
 
-def _end_strays(keepers: set[int]) -> bool:
+def end_strays(keepers: set[int]) -> bool:
     """Kill every child that is no keeper, with all below it; whether there was one."""
     found = tree.descendants(os.getpid(), keepers)
     tree.kill(found)
@@ -88,22 +90,31 @@ def _take(jobs: socket.socket, keepers: set[int]) -> bool:
 def _fork(jobs: socket.socket, content: bytes, files: list[int], keepers: set[int]) -> None:
     control = socket.socket(fileno=files.pop())
     try:
+        fork(json.loads(content), files, control, keepers, [jobs])
+    finally:
+        control.close()
+        for each in files:
+            os.close(each)
+
+
+def fork(
+    job: dict[str, Any], files: list[int], control: socket.socket, keepers: set[int], ours: Iterable[socket.socket]
+) -> None:
+    """Start the keeper of a job; it closes what is `ours` alone. Where it cannot be started, `control` is told so."""
+    try:
         pid = os.fork()
     except OSError as error:
-        pid = -1
         control.sendall(f"error {error.errno or errno.EAGAIN}\n".encode())
+        return
     if pid == 0:
         try:
-            jobs.close()
-            keeper.keep(json.loads(content), files, control)
+            for each in ours:
+                each.close()
+            keeper.keep(job, files, control)
         finally:
             keeper.end_all()
             os._exit(0)
-    if pid > 0:
-        keepers.add(pid)
-    control.close()
-    for each in files:
-        os.close(each)
+    keepers.add(pid)
 
 
 if __name__ == "__main__":

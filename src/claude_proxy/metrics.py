@@ -25,7 +25,13 @@ KINDS = {"input": "fresh", "cache_write": "cache_written", "cache_read": "cache_
 class Figures:
     """The service's metrics. `running` and `waiting` are asked when somebody looks."""
 
-    def __init__(self, running: Callable[[], int], waiting: Callable[[], int], spare: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        running: Callable[[], int],
+        waiting: Callable[[], int],
+        spare: Callable[[], int],
+        runners: Callable[[], int] | None = None,
+    ) -> None:
         self.all = Metrics(PREFIX)
         own: dict[str, Any] = {"namespace": PREFIX, "registry": self.all.registry}
         outcomes = "Requests by model and outcome: ok, failed, refused (too many), deadline, disconnected."
@@ -37,9 +43,24 @@ class Figures:
         self.cost = Series(Counter("cost_usd", "What the CLI reckons, in US dollars.", ("model",), **own))
         self.ended = Series(Counter("requests_ended", "Requests ended because they took too much.", ("bound",), **own))
         self.starts = Series(Counter("cli_starts", "CLIs that requests got: ahead or cold.", ("start",), **own))
+        told = "Calls of the model that runs made at the gate, by outcome: passed, or why it was refused."
+        self.calls = Series(Counter("model_calls", told, ("outcome",), **own))
+        self.counted = Counter(
+            "model_tokens", "Tokens of those calls, input and output, as the provider counts.", **own
+        )
         Gauge("cli_running", "CLIs that answer a request.", **own).set_function(running)
         Gauge("cli_ahead", "CLIs that were started ahead and wait.", **own).set_function(spare)
         Gauge("queue", "Requests that wait for a CLI.", **own).set_function(waiting)
+        if runners:
+            Gauge("runners", "Runners that are connected.", **own).set_function(runners)
+
+    def passed(self, calls: int, tokens: int, refused: str) -> None:
+        """Count what the gate tells."""
+        if refused:
+            self.calls[refused,].inc()
+        elif calls:
+            self.calls["passed",].inc(calls)
+        self.counted.inc(tokens)
 
     def begin(self, model: str) -> Observed:
         """Follow one request."""

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 
+from claude_proxy.bounds import NAMES as BOUNDS
 from claude_proxy.bounds import Bounds
 from claude_proxy.cleanup import Cleanups
+from claude_proxy.events import OMITTED
 from claude_proxy.keeper import KILL, TERMINATE
 from claude_proxy.launch import Launcher
 from claude_proxy.sandbox import Reach
@@ -23,16 +27,24 @@ from claude_proxy.sandbox import Reach
 log = logging.getLogger("claude_proxy.process")
 
 CHUNK = 64 * 1024
-LONGEST_LINE = 64 * 1024 * 1024
-"""In bytes. The CLI repeats whole messages in one line, images included; a longer one is no answer of a model."""
+LONGEST_LINE = 8 << 20
+"""In bytes. The CLI repeats whole messages in one line, images included; a longer one is left out unread, for no piece of
+an answer is as long."""
+MOST_OUTPUT, MOST_COMPLAINTS = 256 << 20, 8 << 20
+"""In bytes: what a CLI may write in all, and what is read of its stderr. An answer of 128,000 tokens takes 40 MB."""
+MOST_WORDS, LONGEST_WORD = 16, 64
+"""Lines of a keeper, and the bytes of one: it has four words to say."""
+END_SECONDS = 10.0
+"""How long a keeper may take for its end. One that takes longer hangs, or stands still with its container."""
 COMPLAINT = 2000
 """How many bytes of the end of stderr are kept."""
+NUMBER = re.compile(r"-?[0-9]{1,9}")
 OOM_SCORE, OOM_SCORE_WITH_TOOLS = 200, 500
 """oom_score_adj, in thousandths of the memory: a CLI goes before the proxy, one whose tools may take any amount first."""
 
 
-class LineTooLongError(ValueError):
-    """A CLI said more in one line than any answer takes."""
+class TooMuchOutputError(ValueError):
+    """A CLI wrote more than any answer takes."""
 
 
 OnLine = Callable[[bytes], Awaitable[bool]]
@@ -44,7 +56,9 @@ class Command:
     """What to start, and what it may reach. `stdin` is written to it, then its input ends.
 
     A `gentle` one is asked to end also when it has said all; others have nothing left to do then and are killed.
-    One with `tools` is the first to go when memory ends. The parent of `cwd` is all the disk that it has.
+    One with `tools` is the first to go when memory ends, and with `gpu` it gets the GPUs that there are. `datagrams` are
+    for who looks up names. The parent of
+    `cwd` is all the disk that it has, with the `files` in it, by name.
     """
 
     argv: Sequence[str]
@@ -54,6 +68,16 @@ class Command:
     reach: Reach = field(default_factory=Reach)
     gentle: bool = False
     tools: bool = False
+    gpu: bool = False
+    datagrams: bool = True
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Starter(Protocol):
+    """What takes jobs for new processes."""
+
+    def send(self, job: bytes, files: Sequence[int]) -> None:
+        """Hand over a job with copies of these file descriptors; blocks for a moment. Raises OSError."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +103,21 @@ class Running:
         self._stdin, self._stdout, self._stderr, self._keeper = stdin[1], stdout[0], stderr[0], keeper
         self._writers = [each[1] for each in (stdin, stdout, stderr, keeper)]
         self._gone: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def begin(self) -> None:
         """Wait until it runs; raises OSError when it could not be started."""
-        word, _, value = (await self._keeper[0].readline()).decode().partition(" ")
+        try:
+            word, value = await _word(self._keeper[0])
+        except BaseException:
+            self._close()
+            raise
         if word != "pid":
             self._close()
-            number = int(value or 0)
-            if not word:
+            if word != "error":
                 msg = "the launcher ended before it started the CLI"
                 raise ConnectionResetError(msg)
-            raise OSError(number, os.strerror(number))
+            raise OSError(value, os.strerror(value))
         self._gone = asyncio.create_task(self._listen())
 
     async def converse(self, stdin: bytes, on_line: OnLine) -> Exit | None:
@@ -97,7 +125,7 @@ class Running:
         feeder = asyncio.create_task(_feed(self._stdin, stdin))
         drain = asyncio.create_task(_tail(self._stderr))
         try:
-            async for line in _lines(self._stdout):
+            async for line in lines(self._stdout):
                 if await on_line(line):
                     self._end_by = TERMINATE if self.gentle else KILL
                     return None
@@ -109,10 +137,15 @@ class Running:
 
     async def end(self) -> None:
         """End it with every process that came of it, within 2 s."""
+        if self._closed:
+            return
         try:
             with contextlib.suppress(OSError):
                 self._keeper[1].write(self._end_by)
-            await self._ended()
+            async with asyncio.timeout(END_SECONDS):
+                await self._ended()
+        except TimeoutError:
+            log.error("a keeper does not end: its socket is closed")
         finally:
             # Whoever is cancelled here leaves at once: the keeper kills everything when its socket ends.
             self._close()
@@ -122,15 +155,23 @@ class Running:
             await asyncio.shield(self._gone)
 
     async def _listen(self) -> None:
-        with contextlib.suppress(OSError):
-            while line := await self._keeper[0].readline():
-                word, _, value = line.decode().partition(" ")
-                if word == "exit":
-                    self.exited = int(value)
-                elif word == "over":
-                    self.over, self.exited = value.strip(), -signal.SIGKILL
+        for _ in range(MOST_WORDS):
+            word, value = await _word(self._keeper[0])
+            if word == "exit":
+                self.exited = value
+            elif word in BOUNDS:
+                self.over, self.exited = word, -signal.SIGKILL
+            elif not word:
+                return
+        log.error("a keeper says too much: its socket is closed")
+        self._keeper[1].close()
+
+    def abandon(self) -> None:
+        """Let go of it: its runner is gone, and what is left of it ends with its sockets."""
+        self._close()
 
     def _close(self) -> None:
+        self._closed = True
         for each in self._writers:
             each.close()
 
@@ -152,14 +193,14 @@ class Processes:
     def __len__(self) -> int:
         return len(self._live)
 
-    async def run(self, command: Command, on_line: OnLine) -> Exit | None:
+    async def run(self, command: Command, on_line: OnLine, starter: Starter | None = None) -> Exit | None:
         """Run a command and pass on each line of its output, without the line end.
 
         Ends when `on_line` returns True (the result is then None), when it raises, when the process ends, or when the
         caller is cancelled; after each of these nothing of it is left. Raises OSError if the command cannot be started,
-        LineTooLongError.
+        TooMuchOutputError.
         """
-        running = await self.start(command)
+        running = await self.start(command, starter)
         return await self.converse(running, command.stdin, on_line)
 
     async def converse(self, running: Running, stdin: bytes, on_line: OnLine) -> Exit | None:
@@ -169,9 +210,14 @@ class Processes:
         finally:
             await self._cleanups.run(self.end(running))
 
-    async def start(self, command: Command) -> Running:
-        """Start a process that waits for its input; raises OSError."""
-        starting = asyncio.ensure_future(self._start(command))
+    async def start(
+        self, command: Command, starter: Starter | None = None, within: Mapping[str, object] | None = None
+    ) -> Running:
+        """Start a process that waits for its input, by the launcher or another starter; raises OSError.
+
+        `within` says of the job what differs there.
+        """
+        starting = asyncio.ensure_future(self._start(command, starter, within or {}))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -192,21 +238,24 @@ class Processes:
         await asyncio.gather(*(self.end(each) for each in list(self._live)))
         self._launcher.close()
 
-    async def _start(self, command: Command) -> Running:
+    async def _start(self, command: Command, starter: Starter | None, within: Mapping[str, object]) -> Running:
         try:
-            return await self._try_to_start(command)
+            return await self._try_to_start(command, starter or self._launcher, within)
         except ConnectionResetError:
+            if starter:
+                raise
             # A job that the launcher took with it into its death; the next send finds that out and starts another.
-            return await self._try_to_start(command)
+            return await self._try_to_start(command, self._launcher, within)
 
-    async def _try_to_start(self, command: Command) -> Running:
+    async def _try_to_start(self, command: Command, starter: Starter, within: Mapping[str, object]) -> Running:
         ours, theirs = _sockets(4)
         try:
             job = {"argv": command.argv, "env": command.env, "cwd": str(command.cwd), "tools": command.tools}
-            job |= self._every | asdict(command.reach)
+            job |= {**self._every, **asdict(command.reach)}
             job["folder"] = str(command.cwd.parent)
+            job["datagrams"] = command.datagrams
             job["oom_score_adj"] = OOM_SCORE_WITH_TOOLS if command.tools else OOM_SCORE
-            await asyncio.to_thread(self._launcher.send, orjson.dumps(job), [each.fileno() for each in theirs])
+            await asyncio.to_thread(starter.send, orjson.dumps({**job, **within}), [each.fileno() for each in theirs])
             running = Running(*[await asyncio.open_unix_connection(sock=each) for each in ours])
         except BaseException:
             for each in ours:
@@ -229,33 +278,57 @@ def _sockets(count: int) -> tuple[list[socket.socket], list[socket.socket]]:
 
 
 async def _feed(stdin: asyncio.StreamWriter, content: bytes) -> None:
-    # A process that ends without reading its input says why by its exit code.
-    with contextlib.suppress(OSError):
+    # A process that ends without reading its input says why by its exit code; one of a lost runner says nothing.
+    with contextlib.suppress(OSError, RuntimeError):
         stdin.write(content)
         await stdin.drain()
         stdin.write_eof()
 
 
 async def _tail(stderr: asyncio.StreamReader) -> str:
-    tail = b""
-    while chunk := await stderr.read(CHUNK):
+    tail, read = b"", 0
+    # What comes after that stays in the socket, and its writer waits.
+    while read < MOST_COMPLAINTS and (chunk := await stderr.read(CHUNK)):
         tail = (tail + chunk)[-COMPLAINT:]
+        read += len(chunk)
     return tail.decode("utf-8", "replace").strip()
 
 
-async def _lines(stdout: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length: StreamReader's own lines end at its buffer's size."""
-    parts: list[bytes] = []
-    size = 0
+async def _word(keeper: asyncio.StreamReader) -> tuple[str, int]:
+    """Return the next word of a keeper with its number; ("", 0) when there is none, or none that a keeper has."""
+    try:
+        line = await keeper.readline()
+    except (OSError, ValueError):  # the socket broke, or a line without end
+        return "", 0
+    word, _, value = line[:LONGEST_WORD].decode("ascii", "replace").strip().partition(" ")
+    if word == "over" and value in BOUNDS:
+        return value, 0
+    if word in ("pid", "error", "exit") and NUMBER.fullmatch(value):
+        return word, int(value)
+    return "", 0
+
+
+async def lines(
+    stdout: asyncio.StreamReader, longest: int = LONGEST_LINE, most: int = MOST_OUTPUT
+) -> AsyncIterator[bytes]:
+    """Yield lines of up to `longest` bytes, OMITTED for each longer one. StreamReader's own lines end at its buffer's size.
+
+    Never more than one line is kept. Raises TooMuchOutputError after `most` bytes.
+    """
+    held, over, total = bytearray(), False, 0
     while chunk := await stdout.read(CHUNK):
+        total += len(chunk)
+        if total > most:
+            msg = f"more than {most} bytes"
+            raise TooMuchOutputError(msg)
         *whole, rest = chunk.split(b"\n")
         for line in whole:
-            yield b"".join([*parts, line])
-            parts, size = [], 0
-        parts.append(rest)
-        size += len(rest)
-        if size > LONGEST_LINE:
-            msg = f"a line of more than {LONGEST_LINE} bytes"
-            raise LineTooLongError(msg)
-    if last := b"".join(parts):
-        yield last
+            yield OMITTED if over or len(held) + len(line) > longest else bytes(held + line)
+            held, over = bytearray(), False
+        over = over or len(held) + len(rest) > longest
+        if over:
+            held = bytearray()
+        else:
+            held += rest
+    if held:
+        yield bytes(held)

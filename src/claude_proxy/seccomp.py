@@ -83,6 +83,8 @@ LARGE_FILE = 0o100000
 """O_LARGEFILE of asm-generic/fcntl.h, which says nothing on machines of 64 bits."""
 FASTOPEN, MPTCP, AF_SMC = 0x20000000, 262, 43
 """Ways to connect by TCP of which Landlock's hook hears nothing; linux/socket.h and linux/in.h."""
+AF_INET, AF_INET6, STREAM, TYPES = 2, 10, 1, 0xF
+"""Families and types of sockets, the latter without their flags; linux/socket.h and linux/net.h."""
 X32 = 0x40000000
 """The bit in the numbers of x86_64's second table of calls; asm/unistd.h."""
 
@@ -117,8 +119,8 @@ def number(name: str, machine: str) -> int:
     return CALLS[name][list(ARCHITECTURES).index(machine)]
 
 
-def program(machine: str, gpu: bool = False) -> bytes:
-    """Return the filter for this architecture, and for a request that may use a `gpu`.
+def program(machine: str, gpu: bool = False, datagrams: bool = True) -> bytes:
+    """Return the filter for this architecture, for a request that may use a `gpu`, or send `datagrams` by IP.
 
     Calls of the architecture's 32-bit tables and of x32 are all refused.
     """
@@ -127,19 +129,19 @@ def program(machine: str, gpu: bool = False) -> bytes:
         code += [_op(AT_LEAST, X32, 0, 1), _op(RETURN, REFUSE)]
     for name in CALLS:
         if number(name, machine) >= 0 and name not in (FOR_GPU if gpu else OPENS):
-            block = _rule(name)
+            block = _streams_only() if name == "socket" and not datagrams else _rule(name)
             code += [_op(EQUAL, number(name, machine), 0, len(block)), *block]
     return b"".join([*code, _op(RETURN, ALLOW)])
 
 
-def restrict(gpu: bool = False) -> int:
+def restrict(gpu: bool = False, datagrams: bool = True) -> int:
     """Put this process and all that it starts behind the filter, for good; return its listener. Raises OSError.
 
     The listener is a file descriptor: whoever reads it answers the calls of ASKED, and of OPENS where it is for a `gpu`,
     see `notices`.
     """
     machine = platform.machine()
-    content = program(machine, gpu)
+    content = program(machine, gpu, datagrams)
     buffer = ctypes.create_string_buffer(content, len(content))
     described = _Program(len(content) // 8, ctypes.addressof(buffer))
     for flags in (NEW_LISTENER | WAIT_KILLABLE, NEW_LISTENER):
@@ -168,6 +170,15 @@ def _rule(name: str) -> list[bytes]:
     if name in FLAGS:
         return [_argument(FLAGS[name]), _op(ANY_OF, FASTOPEN, 0, 1), refuse, allow]
     return [refuse]
+
+
+def _streams_only() -> list[bytes]:
+    """Return what is done with a socket of who needs no datagrams: there is one account of their memory for the whole host."""
+    return [
+        *(_argument(0), _op(EQUAL, AF_SMC, 7, 0), _op(EQUAL, AF_INET, 1, 0), _op(EQUAL, AF_INET6, 0, 3)),
+        *(_argument(1), _op(AND, TYPES), _op(EQUAL, STREAM, 0, 2)),
+        *(_argument(2), _op(EQUAL, MPTCP, 0, 1), _op(RETURN, REFUSE), _op(RETURN, ALLOW)),
+    ]
 
 
 def _argument(place: int) -> bytes:

@@ -101,7 +101,7 @@ class Sessions:
             self._forget([path for path in folder.glob("*.jsonl") if not self._fresh(path)])
 
     def _folder(self, key: str) -> Path:
-        self._root.mkdir(mode=PRIVATE, exist_ok=True)
+        self._root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         name = hmac.digest(_salt(self._root), key.encode(), "sha256").hex()[:32]
         (self._root / name).mkdir(mode=PRIVATE, exist_ok=True)
         return self._root / name

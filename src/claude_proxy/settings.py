@@ -8,16 +8,17 @@ from pathlib import Path
 
 from claude_proxy import capacity, mcp, sandbox
 from claude_proxy.bounds import Bounds
-from serving import cors
+from serving import cors, event_stream
 from serving.settings import Env, Secret, without_password
 
 PASSED_ON = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
 """Settings that the CLI gets unchanged: where the certificates of a TLS-intercepting network lie."""
 PLACEHOLDER = "held-by-the-egress-gateway"
-"""What the CLI shows for a key where the egress gateway replaces it; the CLI starts no request without one."""
+"""What stands for a key where the egress gateway adds it; each CLI gets a token of its own in its place."""
 KEYS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 SOURCE = "CLAUDE_PROXY_CREDENTIAL"
 LOGIN = "CLAUDE_PROXY_LOGIN_FOLDER"
+RUNNERS, UIDS, MOST_RUNNERS = "CLAUDE_PROXY_RUNNERS", "CLAUDE_PROXY_RUNNER_UIDS", 256
 LEAST_PIDS, LEAST_DISK = 32, 32 << 20
 """The least bounds of a request: what a CLI needs by itself, its folder with a long conversation in it."""
 
@@ -40,16 +41,33 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Where the gate listens, at which address CLIs find it (empty: this machine's own), and what a request may have.
+
+    `calls` and `tokens` (input and output) are for a request with tools whose key says nothing else.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    url: str = ""
+    calls: int = 200
+    tokens: int = 20_000_000
+
+
+@dataclass(frozen=True)
 class Settings:
     """The proxy's configuration. Durations are in seconds, sizes in bytes."""
 
     cli: str = "claude"
     workspace: Path = Path("/workspace")
+    runners: Path | None = None
+    runner_uids: range = range(10101, 10110)
     keys_file: str = ""
     origins: tuple[str, ...] = ()
     base_url: str = ""
     credential: Credential | None = None
     egress: bool = False
+    gate: Gate = field(default_factory=Gate)
     login: Path | None = None
     passed_on: dict[str, str] = field(default_factory=dict)
     sandbox: str = "best-effort"
@@ -66,6 +84,7 @@ class Settings:
     sessions: Limits = field(default_factory=Limits)
     retries: int = 2
     max_body: int = 32 * 1024 * 1024
+    keep_alive: float = event_stream.SECONDS
 
 
 def read(env: Env, memory: int | None = None) -> Settings:
@@ -83,11 +102,14 @@ def read(env: Env, memory: int | None = None) -> Settings:
     settings = Settings(
         cli=env.text("CLAUDE_PROXY_CLI", Settings.cli),
         workspace=_absolute(env, "CLAUDE_PROXY_WORKSPACE") or Settings.workspace,
+        runners=_absolute(env, RUNNERS),
+        runner_uids=_uids(env),
         keys_file=env.text("CLAUDE_PROXY_KEYS_FILE"),
         origins=cors.read(env, "CLAUDE_PROXY"),
         base_url=base_url,
         credential=Credential(KEYS[0], Secret(PLACEHOLDER)) if egress else _credential(env),
         egress=egress,
+        gate=_gate(env),
         login=_login(env, egress),
         passed_on={name: env.text(name) for name in PASSED_ON if env.text(name)},
         sandbox=_sandbox(env),
@@ -104,6 +126,7 @@ def read(env: Env, memory: int | None = None) -> Settings:
         sessions=_sessions(env),
         retries=env.integer("CLAUDE_PROXY_RETRIES", Settings.retries, minimum=0, maximum=10),
         max_body=env.integer("CLAUDE_PROXY_MAX_BODY", Settings.max_body, minimum=1024),
+        keep_alive=event_stream.seconds(env, "CLAUDE_PROXY"),
     )
     env.finish()
     return settings
@@ -114,6 +137,15 @@ def _absolute(env: Env, name: str) -> Path | None:
     if text and not text.startswith("/"):
         env.fault(name, f'"{text}" is not an absolute path; for example {Settings.workspace}')
     return Path(text) if text else None
+
+
+def _uids(env: Env) -> range:
+    text = env.text(UIDS, f"{Settings.runner_uids[0]}-{Settings.runner_uids[-1]}")
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < int(first) + MOST_RUNNERS):
+        env.fault(UIDS, f'"{text}" is no range of at most {MOST_RUNNERS} uids above 0; for example 10101-10109')
+        return Settings.runner_uids
+    return range(int(first), int(last) + 1)
 
 
 def _sandbox(env: Env) -> str:
@@ -132,7 +164,8 @@ def _readable(env: Env) -> tuple[str, ...]:
 
 
 def _bounds(env: Env, memory: int) -> Bounds:
-    usual = min(Bounds.memory, max(2 * capacity.CLI_BYTES, memory // 2))
+    # A runner has a memory of its own, and says how much.
+    usual = Bounds.memory if env.text(RUNNERS) else min(Bounds.memory, max(2 * capacity.CLI_BYTES, memory // 2))
     return Bounds(
         env.integer("CLAUDE_PROXY_REQUEST_PIDS", Bounds.pids, minimum=LEAST_PIDS, maximum=100_000),
         env.integer("CLAUDE_PROXY_REQUEST_MEMORY_BYTES", usual, minimum=capacity.CLI_BYTES),
@@ -163,8 +196,25 @@ def _egress(env: Env, base_url: str) -> bool:
     return True
 
 
+def _gate(env: Env) -> Gate:
+    url = env.text("CLAUDE_PROXY_GATE_URL").rstrip("/")
+    if url and not url.startswith("http://"):
+        env.fault(
+            "CLAUDE_PROXY_GATE_URL", f'"{without_password(url)}" is no http URL; for example http://claude-proxy:3011'
+        )
+    return Gate(
+        env.text("CLAUDE_PROXY_GATE_HOST", Gate.host),
+        env.integer("CLAUDE_PROXY_GATE_PORT", Gate.port, minimum=0, maximum=65535),
+        url,
+        env.integer("CLAUDE_PROXY_REQUEST_CALLS", Gate.calls, minimum=1),
+        env.integer("CLAUDE_PROXY_REQUEST_TOKENS", Gate.tokens, minimum=1),
+    )
+
+
 def _login(env: Env, egress: bool) -> Path | None:
     folder = _absolute(env, LOGIN)
+    if folder and env.text(RUNNERS):
+        env.fault(LOGIN, f"is set beside {RUNNERS}; a login is for a proxy without runners")
     if folder and (egress or any(env.text(name) or env.text(f"{name}_FILE") for name in KEYS)):
         env.fault(LOGIN, f"is set beside {SOURCE}, {KEYS[0]} or {KEYS[1]}; keep the one that the CLI is to use")
     return folder

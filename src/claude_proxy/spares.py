@@ -10,38 +10,47 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from claude_proxy.command import Folder
 from claude_proxy.conversation import Ask
 from claude_proxy.process import Running
 from serving.errors import ApiError
+
+if TYPE_CHECKING:
+    from claude_proxy.places import Place
 
 log = logging.getLogger("claude_proxy.spares")
 
 
 @dataclass(frozen=True, eq=False)
 class Spare:
-    """A waiting CLI, the place where it works, and the model that it was started for."""
+    """A waiting CLI, the place where it works, the model that it was started for, and the token that it shows the gate."""
 
-    folder: Folder
+    place: Place
     running: Running
     model: str
+    token: str = ""
 
 
 class Spares:
-    """At most `count` of them, none older than `seconds`. `start` makes one, `discard` ends one."""
+    """At most `count` of them, none older than `seconds`. `start` makes one where there is room, `discard` ends one.
+
+    One that nobody has room for any more, because requests wait (`wanted`), is ended as soon as it is there.
+    """
 
     def __init__(
         self,
         count: int,
         seconds: float,
-        start: Callable[[], Awaitable[Spare]],
+        start: Callable[[], Awaitable[Spare | None]],
         discard: Callable[[Spare], Awaitable[None]],
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._count = count
         self._seconds = seconds
         self._start = start
         self._discard = discard
+        self._wanted = wanted
         self._waiting: dict[Spare, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = 0
@@ -60,6 +69,23 @@ class Spares:
                 return spare
             self._later(self._discard(spare))
         return None
+
+    def give_up(self) -> int:
+        """End one, because its place is needed; return how many there were, or are about to be: 1 at most."""
+        if self._waiting:
+            self.drop(next(iter(self._waiting)).place)
+            return 1
+        return min(1, self._starting)
+
+    def stop(self) -> None:
+        """Start no more."""
+        self._count = 0
+
+    def drop(self, place: Place) -> None:
+        """End the one in this place, if there is one."""
+        for spare in [each for each in self._waiting if each.place is place]:
+            self._waiting.pop(spare).cancel()
+            self._later(self._discard(spare))
 
     def replenish(self) -> None:
         """Start what is missing; call it when a request ends, so that it delays none."""
@@ -85,6 +111,11 @@ class Spares:
             return
         finally:
             self._starting -= 1
+        if spare is None:
+            return
+        if self._wanted() or self._closed:
+            await self._discard(spare)
+            return
         handle = asyncio.get_running_loop().call_later(self._seconds, self._expire, spare)
         self._waiting[spare] = handle
 

@@ -10,10 +10,8 @@ from uuid import uuid4
 import orjson
 
 from claude_proxy.events import Finished, Usage
-from serving.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": working\n\n"
 
 
 def usage(counted: Usage, cost: float | None = None) -> dict[str, Any]:
@@ -32,11 +30,6 @@ def usage(counted: Usage, cost: float | None = None) -> dict[str, Any]:
 def frame(document: dict[str, Any]) -> bytes:
     """Return a server-sent event."""
     return b"data: " + orjson.dumps(document) + b"\n\n"
-
-
-def error_frame(error: ApiError) -> bytes:
-    """Return the event that ends a stream which failed after it had begun."""
-    return b"data: " + error.body() + b"\n\n"
 
 
 @dataclass

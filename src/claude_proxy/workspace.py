@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
 import secrets
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from claude_proxy.command import Folder
+from claude_proxy.folders import Folder, clear
 from serving.settings import SettingsError, reason
 
 log = logging.getLogger("claude_proxy.workspace")
 
 LOCK = "lock"
 PREFIX = "proxy-"
-PRIVATE = 0o700
-LEVELS = 64
-"""How deep folders are removed here, with a file held open for each level; what goes deeper is left to rm."""
 
 
 class Workspace:
@@ -57,20 +52,9 @@ class Workspace:
         os.close(self._lock)
 
 
-def fill(folder: Folder, system: str, history: bytes = b"", servers: bytes = b"") -> None:
-    """Make the folder of a request with the files that its CLI reads; raises OSError."""
-    for path in (folder.root, folder.work, folder.home, folder.config, folder.scratch):
-        path.mkdir(mode=PRIVATE)
-    folder.system.write_text(system, "utf-8")
-    if history:
-        folder.history.write_bytes(history)
-    if servers:
-        folder.servers.write_bytes(servers)
-
-
 def remove(folder: Folder) -> None:
     """Remove the folder of a request; what cannot be removed is logged, and swept by the next start."""
-    _clear(folder.root)
+    clear(folder.root)
     if folder.root.exists():
         log.warning("a request's folder could not be removed", extra={"folder": str(folder.root)})
 
@@ -108,35 +92,8 @@ def _clear_all(place: Path) -> None:
     """Remove the folder of a process; its lock goes last, so that a later sweep finds what could not be removed."""
     for path in place.iterdir():
         if path.name != LOCK:
-            _clear(path)
+            clear(path)
     if [path.name for path in place.iterdir()] in ([], [LOCK]):
-        _clear(place)
+        clear(place)
     else:
         log.warning("a folder could not be removed", extra={"folder": str(place)})
-
-
-def _clear(path: Path) -> None:
-    """Remove a folder, also where a tool took the rights away or nested folders without end."""
-    try:
-        _remove(str(path), None, LEVELS)
-    except OSError:
-        for words in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-            subprocess.run([*words, "--", str(path)], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _remove(name: str, parent: int | None, levels: int) -> None:
-    """Remove a folder of at most so many levels, following no link; raises OSError."""
-    if not levels:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
-    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for child, is_folder in found:
-            if is_folder:
-                _remove(child, folder, levels - 1)
-            else:
-                os.unlink(child, dir_fd=folder)
-    finally:
-        os.close(folder)
-    os.rmdir(name, dir_fd=parent)

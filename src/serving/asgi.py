@@ -20,6 +20,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
+def joined(scope: Scope, name: bytes) -> bytes:
+    """Return the values of all headers of that (lower-case) name as one list."""
+    return b", ".join(value for key, value in scope["headers"] if key == name)
+
+
 def notes(scope: Scope) -> dict[str, Any]:
     """Return the request's own dictionary: `key` (who asked) and `log` (extra fields for the request's log line)."""
     state: dict[str, Any] = scope.setdefault("state", {})

@@ -125,6 +125,8 @@ class Guard:
             state = notes(scope)
             state["key"] = key.name
             state["grant"] = key
+            if admit := state.pop("admit", None):
+                admit()  # its connection is no longer one without a key; see serving.protocol
             if key.rpm is not None:
                 allowance = self._rates.take(key.name, key.rpm)
                 if allowance.retry:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
 
-import orjson
 from starlette.requests import ClientDisconnect
 
-from serving import memory
+from serving import memory, strict_json
 from serving.asgi import Receive, Scope, header
 from serving.errors import ApiError
+from serving.strict_json import ANY, Document, Names, StrictJsonError
+
+LARGE_BYTES = 256 * 1024
+"""From this size on a body is parsed in a thread, so that nobody else waits for it."""
+CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
+"""What a body may be written in. RFC 8259 knows only the first; the last is a part of it."""
 
 
 class ClientGone(ClientDisconnect):
@@ -18,9 +23,7 @@ class ClientGone(ClientDisconnect):
 
 async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the body, of at most `limit` bytes. Raises ApiError 413, 415 or 503, and ClientGone."""
-    kind = header(scope, b"content-type")
-    if kind and kind != b"application/json" and not _is_json(kind):
-        raise _not_json()
+    _check_kind(scope)
     declared = header(scope, b"content-length")
     length = int(declared) if declared and declared.isdigit() else 0
     if length > limit:
@@ -49,18 +52,45 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     raise ClientGone
 
 
-def parse(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in `raw`. Raises ApiError 400 or 413."""
+async def document(scope: Scope, receive: Receive, limit: int, names: Names = ANY) -> Document:
+    """Return the JSON object in the body; see `read` and `parse`."""
+    raw = await read(scope, receive, limit)
+    if len(raw) > LARGE_BYTES:
+        return await asyncio.to_thread(parse, raw, names)
+    return parse(raw, names)
+
+
+def parse(raw: bytes, names: Names = ANY) -> Document:
+    """Return the JSON object in `raw`, read strictly; `names` are those that the service acts on.
+
+    Raises ApiError 400, which names the member at fault, or 413.
+    """
     memory.check_values(raw)
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        message = f"The body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})."
-        raise ApiError(400, message, code="invalid_json") from error
-    if not isinstance(body, dict):
-        message = "The body is not a JSON object."
-        raise ApiError(400, message, code="invalid_json")
-    return body
+        return strict_json.read(raw, names)
+    except StrictJsonError as error:
+        raise ApiError(400, error.message, code="invalid_json", param=error.member or None) from error
+
+
+def _check_kind(scope: Scope) -> None:
+    """Raise ApiError 415 for what is not JSON in UTF-8, as it is."""
+    kind = header(scope, b"content-type")
+    if kind and kind != b"application/json":
+        if not _is_json(kind):
+            raise _not_json()
+        _check_charset(kind)
+    coding = header(scope, b"content-encoding")
+    if coding is not None and coding.strip().lower() != b"identity":
+        message = 'The header "content-encoding" names a coding that is not read here; send the body as it is.'
+        raise ApiError(415, message, code="unsupported_media_type")
+
+
+def _check_charset(kind: bytes) -> None:
+    for parameter in kind.split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip().lower() == b"charset" and value.strip(b' \t"').lower() not in CHARSETS:
+            message = 'The content type names a charset that is not read here; send "application/json" in UTF-8.'
+            raise ApiError(415, message, code="unsupported_media_type")
 
 
 def _is_json(kind: bytes) -> bool:

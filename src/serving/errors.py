@@ -35,10 +35,10 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
-        """Return the JSON document that the client reads."""
-        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return orjson.dumps({"error": fields})
+    def body(self, *, status: bool = False) -> bytes:
+        """Return the JSON document that the client reads; with the `status` where the answer's own is another."""
+        fields: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": fields | {"status": self.status} if status else fields})
 
     def response(self) -> Response:
         """Return the error as a response that ASGI applications can send themselves."""

@@ -58,6 +58,7 @@ class Health:
         self._dependencies: list[Dependency] = []
         self._sources: list[Callable[[], Iterable[Dependency]]] = []
         self._reloads: list[Callable[[], None]] = []
+        self._handovers: list[Callable[[], None]] = []
         self._examining: asyncio.Task[None] | None = None
         self._states: dict[str, dict[str, Any]] = {}
         self._examined = float("-inf")
@@ -88,6 +89,15 @@ class Health:
     def on_reload(self, callback: Callable[[], None]) -> None:
         """Have `callback` called in the event loop at every SIGHUP; what it raises is logged and ends nothing."""
         self._reloads.append(callback)
+
+    def on_hand_over(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called in the event loop once another worker has taken over."""
+        self._handovers.append(callback)
+
+    def handed_over(self) -> None:
+        """Tell everyone who asked for it that new requests go to another worker."""
+        for callback in self._handovers:
+            callback()
 
     def reloaded(self) -> None:
         """Tell everyone who asked for it to read their files again."""

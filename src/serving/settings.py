@@ -11,6 +11,11 @@ from typing import NoReturn
 EX_CONFIG = 78
 """Exit code of a service that was configured wrongly (sysexits.h)."""
 
+IDS = Path("/proc/self/uid_map")
+SHIFTED = (
+    " (the engine gives this container other user ids, by userns-remap or rootless: `invoke doctor` says what to do)"
+)
+
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -140,4 +145,13 @@ def without_password(url: str) -> str:
 def reason(error: Exception) -> str:
     """Return the short reason of a failed file access: `no such file or directory`, not the whole errno text."""
     text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).lower()
+    more = SHIFTED if isinstance(error, PermissionError) and _shifted() else ""
+    return (text or str(error)).lower() + more
+
+
+def _shifted() -> bool:
+    """Whether this container's user ids are others outside (user_namespaces(7)): not all of them stand for themselves."""
+    try:
+        return IDS.read_text().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False

@@ -21,6 +21,7 @@ from serving.health import Health
 from serving.listener import address
 from serving.options import Options
 from serving.protocol import SPARE_CONNECTIONS, BoundedProtocol, Limits, bounded
+from serving.strangers import Room
 
 log = logging.getLogger("serving.worker")
 
@@ -69,7 +70,7 @@ def serve(options: Options, listener: socket.socket, attach: Callable[[Worker], 
 def allow_files(connections: int) -> None:
     """Raise the process's limit of open files to what so many connections may need, as far as it is allowed."""
     # Each client may have a connection to an upstream of its own; the rest is for libraries and log files.
-    wanted = 2 * connections + SPARE_CONNECTIONS + 256
+    wanted = 2 * connections + Room.beside(connections).most + SPARE_CONNECTIONS + 256
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if allowed < wanted:
@@ -135,6 +136,8 @@ class Worker(uvicorn.Server):
         """Another worker took over: accept nothing more, finish what runs."""
         self._handover = True
         self._begin_to_stop()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._health.handed_over)
 
     def abandon(self) -> None:
         """Nobody is left to supervise this worker: end at once."""

@@ -12,13 +12,14 @@ import pytest
 
 from shipyard import processes, run
 from shipyard.errors import CommandFailed, ToolMissing
+from tests.support.dispositions import by_default, ignoring
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
 
 
-def python(code: str, **options: object) -> subprocess.Popen[str]:
+def python(code: str, *words: str, **options: object) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **options}
-    return subprocess.Popen([sys.executable, "-c", code], **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(by_default([sys.executable, "-c", code, *words]), **pipes)  # type: ignore[call-overload,no-any-return]
 
 
 def test_no_hook_runs_in_which_ctrl_c_would_be_lost() -> None:
@@ -46,6 +47,86 @@ def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             with process.stdout:
                 assert process.wait(30) == -signal.SIGINT
+
+
+#: A verb whose child, or its child's child, does not end by SIGTERM.
+DEAF = """
+import subprocess, sys
+from shipyard import run, signals
+signals.own()
+run.GRACE = float(sys.argv[2])
+try:
+    with signals.of_a_verb():
+        run.watch(["sh", "-c", sys.argv[1]], lambda line: print(line, flush=True))
+except signals.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "trap '' TERM; echo $$ >&2; while :; do sleep 1; done",
+        "(trap '' TERM; exec sh -c 'echo $$ >&2; while :; do sleep 1; done') & wait",
+    ],
+)
+@pytest.mark.parametrize(("count", "grace"), [(1, 1), (2, 600)])
+def test_a_second_signal_ends_the_waiting_for_children(child: str, count: int, grace: int) -> None:
+    """After the first one they get some time; with ten minutes of it only the second one ends this test."""
+    process = python(DEAF, child, str(grace))
+    assert process.stdout
+    pid = int(process.stdout.readline())
+    for _ in range(count):
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: _heard(process.pid), "the signal")
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert processes.started(pid) is None
+
+
+def _heard(pid: int) -> bool:
+    """Whether no signal waits for a process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    return all(int(line.split()[1], 16) == 0 for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd")))
+
+
+def test_children_of_other_threads_end_too() -> None:
+    """A pool waits for its threads, which wait for their children."""
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from shipyard import run, signals
+signals.own()
+try:
+    with signals.of_a_verb(), ThreadPoolExecutor() as pool:
+        child = ["sh", "-c", "echo $$ >&2; sleep 60"]
+        found = [pool.submit(run.watch, child, lambda line: print(line, flush=True)) for _ in range(3)]
+        for each in found: each.result()
+except signals.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+    process = python(code)
+    assert process.stdout
+    pids = [int(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=run.GRACE)
+    assert process.returncode == 129
+    assert [pid for pid in pids if processes.started(pid) is not None] == []
+
+
+def test_what_outlives_us_has_the_default_actions(tmp_path: Path) -> None:
+    """Also when the verb runs under nohup, or in the background of a script."""
+    code = f"""
+from pathlib import Path
+from shipyard import run
+run.detach(["cat", "/proc/self/status"], Path("{tmp_path}/log")).wait()
+"""
+    subprocess.run(ignoring([sys.executable, "-c", code], "INT,HUP"), cwd=ROOT, check=True)
+    (ignored,) = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("SigIgn")]
+    assert int(ignored.split()[1], 16) & 0b11 == 0
 
 
 def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import shipyard
 from shipyard.engine import packages
+from tests.support.dispositions import by_default
 from tests.support.stack import ROOT, copy_tree
 
 
@@ -34,7 +35,7 @@ class Home:
         # Without a way out of its namespace no second engine can disturb the first one's bridge.
         argv = ["unshare", "--net", sys.executable, "-m", "invoke", "--search-root", str(self.checkout), *words]
         return subprocess.Popen(
-            argv,
+            by_default(argv),
             cwd=self.checkout,
             env={**self.environment, **more},
             stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ import docker
 import shipyard
 from shipyard.models import Project
 from tests.support.balancer import CHAT, EMBEDDINGS, Balancer, Instance, balancer, cluster, instance
+from tests.support.crowds import crowd
 from tests.support.images import await_health, running
 from tests.support.service import wait_until
 
@@ -60,6 +61,9 @@ def entrance(three: Balancer) -> Balancer:
             each.container.start()
         wait_until(each.ready, "the instance", 20)  # before its count: a dead one may still be counted
     three.await_count(3)
+    assert (
+        three.ask("GET", "/v1/models")[0] == 200
+    )  # from now on clients without a key are known: the instances ask for none
     return three
 
 
@@ -437,6 +441,150 @@ def test_an_api_on_the_host_is_found_by_its_socket(
         (tmp_path / "api.sock").unlink()
         with instance(client, images["api"], network, [], "--socket", "/host/api.sock", volumes=host):
             found.await_count(1)  # the folder is mounted, not the socket: a new one counts
+
+
+KEY = "Bearer good"
+WRONG = "Bearer wrong"
+
+
+@pytest.fixture(scope="module")
+def guarded(client: docker.DockerClient, images: dict[str, str], network: str) -> Iterator[Balancer]:
+    """With one instance, which asks for a key. Nobody has shown one yet."""
+    alias = f"guarded-{secrets.token_hex(4)}"
+    with (
+        balancer(client, images["balancer"], network, alias) as found,
+        instance(client, images["api"], network, [alias], "--key", KEY) as behind,
+    ):
+        found.instances.append(behind)
+        found.await_count(1)
+        yield found
+
+
+POST = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
+UNFINISHED = POST + b"content-length: 100000\r\n\r\n{"
+
+
+def end_of(connection: socket.socket, seconds: float, more: bytes = b"") -> bytes:
+    """What comes until the balancer closes, while the client goes on sending; an error if that takes longer."""
+    found, end = b"", time.monotonic() + seconds
+    connection.settimeout(0.5)
+    while time.monotonic() < end:
+        try:
+            if not (data := connection.recv(65536)):
+                return found
+            found += data
+        except TimeoutError:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(more)
+        except ConnectionError:
+            return found
+    msg = f"still open after {seconds} s, got {found!r}"
+    raise AssertionError(msg)
+
+
+def noise(entrance: Balancer) -> None:
+    """As many strangers as make the balancer careful for the next ten seconds."""
+    for _ in range(210):
+        assert entrance.ask("GET", "/v1/models", authorization=WRONG)[0] == 401
+
+
+def test_a_strangers_connection_ends_with_its_answer(guarded: Balancer) -> None:
+    with guarded.connect(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n") as client:
+        answer = end_of(client, 5)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    with guarded.connect(f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: {KEY}\r\n\r\n".encode()) as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+
+def test_an_answer_before_the_end_of_a_body_reaches_the_client_and_the_connection_ends_soon(guarded: Balancer) -> None:
+    with guarded.connect(UNFINISHED) as client:
+        assert end_of(client, 20).startswith(b"HTTP/1.1 401 ")  # after 5 s; it was 120
+
+
+def test_while_many_strangers_come_nothing_unfinished_of_theirs_goes_on(guarded: Balancer) -> None:
+    assert guarded.ask("POST", CHAT, chat(), authorization=KEY)[0] == 200
+    noise(guarded)
+    before = guarded.total()
+    crowd = [guarded.connect(UNFINISHED) for _ in range(100)]
+    chunked = guarded.connect(POST + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n")
+    long = guarded.connect(POST + f"authorization: {KEY}\r\ncontent-length: 100000\r\n\r\n{{".encode())
+    assert guarded.busy().seen("requests") == before + 1, "the one with a key, unfinished too"
+    for each in (*crowd, chunked):
+        assert end_of(each, 20, more=b"x") == b""
+        each.close()
+    assert guarded.total() == before + 1
+    long.sendall(b"x" * 99_999)
+    assert json.loads(http_body_until(long, b'"bytes": 100000'))["bytes"] == 100_000
+    long.close()
+
+
+def test_a_new_key_is_let_in_while_many_strangers_come(guarded: Balancer) -> None:
+    noise(guarded)
+    with guarded.connect(POST + b"authorization: Bearer other\r\ncontent-length: 2\r\n\r\n") as client:
+        client.sendall(b"{}")
+        assert end_of(client, 10).startswith(b"HTTP/1.1 401 ")
+    with guarded.connect(POST + b"authorization: Bearer good2\r\ncontent-length: 2\r\n\r\n") as client:
+        client.sendall(b"{}")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("wish", [{"wait": 7}, {"chunks": 3, "gap": 6}], ids=["before the answer", "in a stream"])
+def test_the_first_answer_to_a_key_may_be_silent_for_long(guarded: Balancer, wish: dict[str, Any]) -> None:
+    """Longer than a stranger may be: it is the API that is silent."""
+    key = f"Bearer good{secrets.token_hex(4)}"
+    with guarded.open("POST", CHAT, chat(), wish=wish, authorization=key) as response:
+        assert response.status == 200
+        assert response.read()
+
+
+def test_a_key_that_is_refused_is_forgotten(guarded: Balancer) -> None:
+    assert guarded.ask("GET", "/v1/models", authorization="Bearer good3")[0] == 200
+    guarded.instances[0].ask("PUT", "/revoked/good3")
+    assert guarded.ask("GET", "/v1/models", authorization="Bearer good3")[0] == 401
+    noise(guarded)
+    with guarded.connect(POST + b"authorization: Bearer good3\r\ncontent-length: 100000\r\n\r\n{") as client:
+        assert end_of(client, 20) == b""
+
+
+def test_what_needs_no_key_makes_nobody_known(guarded: Balancer) -> None:
+    """A preflight and /health are answered 200 whatever the header says."""
+    shown = {"authorization": "Bearer nobody"}
+    assert guarded.ask("OPTIONS", "/v1/models", **shown)[0] == 200
+    assert guarded.ask("GET", "/health/live", **shown)[0] == 200
+    with guarded.connect(b"GET /health/live HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\n\r\n") as client:
+        assert b"\r\nconnection: close\r\n" in end_of(client, 5).lower()
+
+
+def test_the_balancers_own_path_takes_no_body(guarded: Balancer) -> None:
+    with guarded.connect(b"GET /health/balancer HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n") as client:
+        assert end_of(client, 5, more=b"x") == b""
+
+
+CROWDS = {"silent": 3000, "half": 3000, "body": 1500, "small-body": 1000, "chunked": 1000, "tls": 1000}
+
+
+@pytest.mark.parametrize(("kind", "count"), CROWDS.items(), ids=CROWDS)
+def test_a_client_with_a_key_is_served_beside_a_crowd_without_one(guarded: Balancer, kind: str, count: int) -> None:
+    """Through the engine's own forwarder of ports; tests/long has larger crowds and compares times."""
+    assert guarded.ask("GET", "/v1/models", authorization=KEY)[0] == 200
+    with crowd(kind, guarded.port, count):
+        for _ in range(100):
+            assert guarded.ask("GET", "/v1/models", authorization=KEY)[0] == 200
+
+
+def http_body_until(connection: socket.socket, end: bytes) -> bytes:
+    """The body of an answer up to the end of the JSON object that holds these bytes."""
+    connection.settimeout(20)
+    found = b""
+    while end not in found or not found.endswith(b"}"):
+        data = connection.recv(65536)
+        assert data, found
+        found += data
+    return found.partition(b"\r\n\r\n")[2]
 
 
 DEBUG_PORTS = {"claude-proxy": 3010, "redis": 6379, "api-debugger": 5678, "ollama": 11434}

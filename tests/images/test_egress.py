@@ -7,8 +7,10 @@ import json
 import re
 import secrets
 import socket
+import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,6 +270,62 @@ def test_a_stream_arrives_as_it_is_sent(egress: Gateway) -> None:
             pieces.append(piece)
     assert b"".join(pieces) == b"data: 0\n\ndata: 1\n\ndata: 2\n\ndata: 3\n\n"
     assert len(pieces) == 4
+
+
+def unfinished(length: int, begin: bytes) -> bytes:
+    """A request whose body has more bytes than come."""
+    return b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (length, begin)
+
+
+def test_an_unfinished_body_is_given_up_soon(egress: Gateway) -> None:
+    before = egress.served()
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", egress.port), timeout=20) as client:
+        client.sendall(unfinished(100_000, b"{"))
+        assert client.recv(12) == b"HTTP/1.1 408"
+    assert time.monotonic() - began < 20
+    assert egress.served() == before
+    with socket.create_connection(("127.0.0.1", egress.port), timeout=20) as client:
+        client.sendall(unfinished(100_000, b"x" * 50_000))  # more than the buffer holds: it is on its way
+        assert client.recv(9) == b"HTTP/1.1 "
+    assert time.monotonic() - began < 40
+
+
+def test_a_body_that_comes_slowly_but_comes_passes(egress: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", egress.port), timeout=20) as client:
+        client.sendall(unfinished(120_000, b""))
+        for _ in range(4):
+            client.sendall(b"x" * 30_000)
+            time.sleep(1)
+        assert client.recv(12) == b"HTTP/1.1 200"
+
+
+def test_an_answer_that_takes_long_is_waited_for(egress: Gateway) -> None:
+    """Longer than a client may be silent within its body."""
+    with egress.open("POST", MESSAGES, b'{"chunks": 1, "gap": 12}') as response:
+        assert response.read() == b"data: 0\n\n"
+
+
+def test_unfinished_bodies_hold_up_nobody(egress: Gateway) -> None:
+    body = b'{"chunks": 5, "gap": 0.02}'
+
+    def seconds() -> float:
+        began = time.monotonic()
+        with egress.open("POST", MESSAGES, body) as response:
+            assert response.read().endswith(b"data: 4\n\n")
+        return time.monotonic() - began
+
+    usual = statistics.median(seconds() for _ in range(10))
+    clients: list[socket.socket] = []
+    try:
+        for number in range(700):
+            clients.append(socket.create_connection(("127.0.0.1", egress.port), timeout=20))
+            clients[-1].sendall(unfinished(100_000, (b"", b"{", b"x" * 50_000)[number % 3]))
+        under = statistics.median(seconds() for _ in range(10))
+    finally:
+        for client in clients:
+            client.close()
+    assert under < 1.5 * usual, f"{under:.3f} s instead of {usual:.3f} s"
 
 
 def test_nothing_is_sent_twice(egress: Gateway) -> None:

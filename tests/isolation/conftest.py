@@ -47,8 +47,8 @@ def outcomes(scene: Scene) -> Outcomes:
         attempts.PEER: _attempts(attempts.PEER, scene.peer_facts),
     }
     exec_in = {
-        attempts.CONTAINER: (scene.proxy,),
-        attempts.ROOT: (scene.proxy, "--user=0"),
+        attempts.CONTAINER: (scene.runner,),
+        attempts.ROOT: (scene.runner, "--user=0"),
         attempts.PEER: (scene.peer,),
         attempts.PLAIN: (scene.plain,),
         attempts.USER: (scene.plain, "--user=65534"),

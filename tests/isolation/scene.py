@@ -29,6 +29,7 @@ class Scene:
     world: Outside
     peers: Peers
     proxy: str
+    runner: str
     plain: str
     open: str
     peer: str
@@ -46,12 +47,12 @@ class Scene:
 def scene(stack: Attacked, world: Outside) -> Iterator[Scene]:
     """Set it up around a running stack; everything but the stack is gone afterwards."""
     copy = stack.copy
-    proxy = copy.container("claude-proxy")
+    proxy, runner = copy.container("claude-proxy"), copy.container("claude-runner-1")
     image = copy.docker("inspect", "--format", "{{.Config.Image}}", proxy).strip()
     inner = _networks(stack)
     with peers(copy, image) as made:
         bridge, granger = made.network("bridge"), stack.granger
-        for name in ("agent", "data"):
+        for name in ("agent", "data", "runners"):
             subnet = inner[name]["IPAM"]["Config"][0]["Subnet"]
             world.swallow(subnet)
             made.at_the_end(world.release, subnet)
@@ -62,33 +63,39 @@ def scene(stack: Attacked, world: Outside) -> Iterator[Scene]:
         peer = made.stand_in(
             "peer", f"--network={granger}", "--network-alias=granger-peer", resolver, ports=(OPEN_PORT,)
         )
-        mount = f"--mount=type=volume,source={_volume(stack)},target=/workspace"
-        plain = _plain(stack, world, made, bridge, mount)
-        for name in ("agent", "data", "llm-call-network", "outbound"):
+        # Beside the runners, where nothing listens in any of them.
+        beside = made.stand_in("beside", f"--network={inner['runners']['Name']}", ports=(OPEN_PORT,))
+        mounts = [
+            f"--mount=type=volume,source={_volume(stack, name)},target={target}"
+            for name, target in (("claude-workspace", "/workspace"), ("runners", "/run/runners"))
+        ]
+        plain = _plain(stack, world, made, bridge, mounts)
+        for name in ("agent", "data", "runners", "llm-call-network", "outbound"):
             made.join(inner[name]["Name"], plain)
         made.join(granger, plain)
         _plant(stack, plain)
-        privileged = made.container("open", "--privileged", "--network=host", f"--pid=container:{proxy}", mount)
+        privileged = made.container("open", "--privileged", "--network=host", f"--pid=container:{runner}", *mounts)
         facts = {
             **_addresses(stack, inner),
             **_outside(stack, world, bridge),
             "model": networks(copy, model)["outbound"]["IPAddress"],
             "peer": _only(networks(copy, peer))["IPAddress"],
-            "proxy_pid": _pid(stack, proxy),
+            "runner_pid": _pid(stack, runner),
+            "beside": _only(networks(copy, beside))["IPAddress"],
         }
         peer_facts = {**facts, "proxy": "llm-call-api", "proxy_port": "8001"}
         controls = {**facts, "first": facts["gateway"], "proxy": world.address, "proxy_port": str(PROXY_PORT)}
         controls |= {"link": _bridge(inner), "secrets": masked([DECOY])}
         with stand_in("--tcp", str(OPEN_PORT), "--udp", str(OPEN_PORT), "--address", *_listening(facts, inner)):
-            yield Scene(stack, world, made, proxy, plain, privileged, peer, facts, peer_facts, controls)
+            yield Scene(stack, world, made, proxy, runner, plain, privileged, peer, facts, peer_facts, controls)
 
 
-def _plain(stack: Attacked, world: Outside, made: Peers, bridge: str, mount: str) -> str:
+def _plain(stack: Attacked, world: Outside, made: Peers, bridge: str, mounts: list[str]) -> str:
     """An ordinary container: no limits, the engine's own defaults, a way out; and a secret to be found."""
     return made.container(
         "plain",
         *(f"--network=name={bridge},gw-priority=1", f"--dns={world.address}", "--workdir=/tmp", "--ulimit=core=-1"),
-        *("--add-host=host.docker.internal:host-gateway", "--tmpfs=/run/secrets", "--tmpfs=/tmp:exec", mount),
+        *("--add-host=host.docker.internal:host-gateway", "--tmpfs=/run/secrets", "--tmpfs=/tmp:exec", *mounts),
         *("--label=isolation=plain", f"--env=DECOY={DECOY}"),
     )
 
@@ -97,6 +104,8 @@ def _plant(stack: Attacked, plain: str) -> None:
     """What an attempt at root finds: in the proxy's workspace, and in the image of the control."""
     for place in ("/usr/bin/id-of-root", "/workspace/id-of-root"):
         stack.copy.docker("exec", plain, "install", "-m", "4755", "/usr/bin/id", place)
+    stack.copy.docker("exec", plain, "mkdir", "-p", "/workspace/sessions")
+    stack.copy.docker("exec", plain, "chown", "10004:10004", "/workspace/sessions")
     stack.copy.docker("exec", plain, "sh", "-c", "echo $DECOY >/etc/decoy")
 
 
@@ -107,24 +116,24 @@ def _networks(stack: Attacked) -> dict[str, Any]:
     return {each["Labels"]["com.docker.compose.network"]: each for each in found}
 
 
-def _volume(stack: Attacked) -> str:
+def _volume(stack: Attacked, name: str) -> str:
     words = ("volume", "ls", "--quiet", "--filter", f"label={stack.label}")
-    return stack.copy.docker(*words, "--filter", "label=com.docker.compose.volume=claude-workspace").strip()
+    return stack.copy.docker(*words, "--filter", f"label=com.docker.compose.volume={name}").strip()
 
 
 def _addresses(stack: Attacked, inner: dict[str, Any]) -> dict[str, str]:
-    """Where the services are on networks that claude-proxy does not share with them."""
+    """Where the services are on networks that a runner does not share with them."""
     copy = stack.copy
     of = {name: networks(copy, container) for name, container in stack.services().items()}
     return {
-        "first": str(next(ipaddress.ip_network(inner["agent"]["IPAM"]["Config"][0]["Subnet"]).hosts())),
+        "first": str(next(ipaddress.ip_network(inner["runners"]["IPAM"]["Config"][0]["Subnet"]).hosts())),
         "edge_gateway": inner["llm-call-network"]["IPAM"]["Config"][0]["Gateway"],
         "outbound_gateway": inner["outbound"]["IPAM"]["Config"][0]["Gateway"],
         **{f"{name}_{each}": found[each]["IPAddress"] for name, found in of.items() for each in found},
         "entrance": of["balancer"]["llm-call-network"]["IPAddress"],
         "link_local": _link_local(_bridge(inner)),
         "link": "eth0",
-        "proxy": "egress",
+        "proxy": "claude-proxy",
         "proxy_port": str(OPEN_PORT),
         "name": NAME,
         "secrets": masked(stack.secrets()),
@@ -149,8 +158,8 @@ def _outside(stack: Attacked, world: Outside, bridge: str) -> dict[str, str]:
 
 
 def _bridge(inner: dict[str, Any]) -> str:
-    """The host's interface on the network `agent`."""
-    return f"br-{inner['agent']['Id'][:12]}"
+    """The host's interface on the network `runners`."""
+    return f"br-{inner['runners']['Id'][:12]}"
 
 
 def _link_local(interface: str) -> str:
@@ -166,11 +175,11 @@ def _listening(facts: dict[str, str], inner: dict[str, Any]) -> list[str]:
     return [*(facts[name] for name in named), "::1", f"{facts['link_local']}%{_bridge(inner)}"]
 
 
-def _pid(stack: Attacked, proxy: str) -> str:
-    """The number of the proxy's own process, as its container counts."""
-    lines = stack.copy.docker("exec", proxy, "ps", "-eo", "pid=,args=").splitlines()
-    (found,) = [line.split()[0] for line in lines if "python3 -m claude_proxy " in line and "docker-init" not in line]
-    return found
+def _pid(stack: Attacked, runner: str) -> str:
+    """The number of a runner's own process, as its container counts; it is the same in each of them."""
+    lines = stack.copy.docker("exec", runner, "ps", "-eo", "pid=,args=").splitlines()
+    own = [line for line in lines if "-m claude_proxy.runner " in line and "docker-init" not in line]
+    return min((line.split()[0] for line in own), key=int)
 
 
 def _only(found: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ MODELS = ("openai/gpt-test", "max/sonnet", "max/sonnet", "max/sonnet")
 BEGUN = b'"content":"us'
 """The first piece of `using it`, which the double of the Messages API says before it orders a tool."""
 LARGE = 2 << 30
-"""Bytes: more than the 1.25 GiB of a request, and half of what the container has."""
+"""Bytes: twice of what a runner has."""
 
 
 def bystander(stack: Attacked, begun: threading.Event, ended: list[str]) -> threading.Thread:
@@ -74,9 +74,9 @@ def bomb(attempt: list[str]) -> dict[str, Any]:
 
 
 def processes(stack: Attacked) -> int:
-    """Processes and threads in the proxy's container, as the engine counts them."""
-    words = ("stats", "--no-stream", "--format", "{{.PIDs}}", stack.copy.container("claude-proxy"))
-    return int(stack.copy.docker(*words))
+    """Processes and threads in all runners, as the engine counts them."""
+    found = [each for name, each in stack.services().items() if name.startswith("claude-runner-")]
+    return sum(map(int, stack.copy.docker("stats", "--no-stream", "--format", "{{.PIDs}}", *found).split()))
 
 
 def ended(stack: Attacked, attempt: list[str]) -> tuple[int, str]:
@@ -86,7 +86,7 @@ def ended(stack: Attacked, attempt: list[str]) -> tuple[int, str]:
 
 
 def test_a_line_is_drawn_for_processes(scene: Scene) -> None:
-    limit = scene.stack.copy.docker("inspect", "--format", "{{.HostConfig.PidsLimit}}", scene.proxy).strip()
+    limit = scene.stack.copy.docker("inspect", "--format", "{{.HostConfig.PidsLimit}}", scene.runner).strip()
     tried = ["processes", limit]
     assert ended(scene.stack, tried) == (400, "claude_too_many_processes")
     assert scene.peers.attempt(scene.plain, {"fork": tried})["fork"] == f"done: {limit}"

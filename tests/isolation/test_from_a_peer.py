@@ -43,10 +43,10 @@ def test_it_is_refused(outcomes: Outcomes, attempt: Attempt) -> None:
 def test_one_port_is_open(scene: Scene) -> None:
     scan = {
         "entrance": ["open_ports", ENTRANCE, "1", "65535"],
-        "control": ["open_ports", "granger-peer", "8000", "8100"],
+        "control": ["open_ports", "granger-peer", "3000", "3100"],
     }
     found = scene.peers.attempt(scene.peer, scan)
-    assert found == {"entrance": f"done: [{PORT}]", "control": "done: [8080]"}
+    assert found == {"entrance": f"done: [{PORT}]", "control": "done: [3011]"}
 
 
 def test_without_a_key_nothing_is_served(scene: Scene) -> None:

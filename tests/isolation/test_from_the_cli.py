@@ -1,4 +1,4 @@
-"""From inside claude-proxy, as a tool of the real CLI tries it, and as it could be tried if the sandbox had a hole."""
+"""From inside a runner of claude-proxy, as a tool of the real CLI tries it, and as it could be tried if the sandbox had a hole."""
 
 from __future__ import annotations
 

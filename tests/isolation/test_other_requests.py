@@ -17,8 +17,9 @@ from tests.support.service import wait_until
 
 @dataclass(frozen=True)
 class Victim:
-    """A request that runs while others look for it: its folder, one of its processes, and what is in the folder."""
+    """A request that runs while others look for it: its runner, its folder, one of its processes, and what it keeps."""
 
+    runner: str
     folder: str
     pid: str
     notes: str
@@ -31,23 +32,29 @@ def victim(scene: Scene) -> Iterator[Victim]:
     answers: list[str] = []
     request = threading.Thread(target=lambda: answers.append(scene.stack.bash(command, "other")))
     request.start()
+    runners = [each for name, each in scene.stack.services().items() if name.startswith("claude-runner-")]
 
-    def pid() -> str:
-        lines = _run(scene, scene.proxy, "ps", "-eo", "pid=,args=").splitlines()
-        return next((line.split()[0] for line in lines if f"until test -e done; do sleep 0.{mark}" in line), "")
+    def place() -> tuple[str, str] | None:
+        for runner in runners:
+            lines = _run(scene, runner, "ps", "-eo", "pid=,args=").splitlines()
+            for line in lines:
+                if f"until test -e done; do sleep 0.{mark}" in line:
+                    return runner, line.split()[0]
+        return None
 
-    found = wait_until(pid, "the victim's tool", 30)
-    (path,) = _run(scene, scene.plain, "find", "/workspace", "-name", "notes").split()
+    runner, pid = wait_until(place, "the victim's tool", 30)
+    (path,) = _run(scene, runner, "find", "/run/work", "-name", "notes").split()
     folder = path.removesuffix("/work/notes")
     try:
-        yield Victim(folder, found, notes)
+        yield Victim(runner, folder, pid, notes)
     finally:
-        _run(scene, scene.plain, "touch", f"{folder}/work/done")
+        _run(scene, runner, "touch", f"{folder}/work/done")
         request.join(30)
     assert answers == [notes]  # nobody has hurt it
 
 
 def test_its_folder_is_out_of_reach(scene: Scene, victim: Victim) -> None:
+    """The control is its own runner, without the CLI's sandbox."""
     work = f"{victim.folder}/work"
     tried = {
         "read": ["read", f"{work}/notes"],
@@ -56,21 +63,30 @@ def test_its_folder_is_out_of_reach(scene: Scene, victim: Victim) -> None:
         "list": ["listing", work],
         "list all of it": ["listing", victim.folder],
         "list all of them": ["listing", victim.folder.rpartition("/")[0]],
-        "list the workspace": ["listing", "/workspace"],
-        "list the sessions": ["listing", "/workspace/sessions"],
     }
     assert kinds(scene.stack.attempt(tried)) == dict.fromkeys(tried, "refused")
-    _run(scene, scene.plain, "mkdir", "-p", "/workspace/sessions")
-    assert kinds(scene.peers.attempt(scene.plain, tried)) == dict.fromkeys(tried, "done")
+    assert kinds(scene.peers.attempt(victim.runner, tried)) == dict.fromkeys(tried, "done")
 
 
 def test_its_processes_are_out_of_reach(scene: Scene, victim: Victim) -> None:
-    tried = {
-        **{name: ["read", f"/proc/{victim.pid}/{name}"] for name in ("cmdline", "environ", "maps", "cwd/notes")},
-        **{name: [name, victim.pid] for name in ("open_memory", "peek", "trace", "enter", "send_signal")},
-    }
-    assert kinds(scene.stack.attempt(tried)) == dict.fromkeys(tried, "refused")
-    assert kinds(scene.peers.attempt(scene.open, tried)) == dict.fromkeys(tried, "done")
+    """They have no number in another runner; what has the same number there is another's, and none of it is told."""
+    names = ("cmdline", "environ", "maps", "cwd/notes")
+    tried = {name: ["read", f"/proc/{victim.pid}/{name}"] for name in names}
+    assert victim.notes not in str(scene.stack.attempt(tried))
+    found = scene.peers.attempt(victim.runner, {name: tried[name] for name in ("cmdline", "cwd/notes")})
+    assert kinds(found) == {"cmdline": "done", "cwd/notes": "done"}
+    assert victim.notes in found["cwd/notes"]
+    mine = scene.stack.bash("readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/mnt").split()
+    theirs = _run(scene, victim.runner, "readlink", *(f"/proc/self/ns/{name}" for name in ("pid", "net", "ipc", "mnt")))
+    assert set(mine).isdisjoint(theirs.split())
+
+
+def test_the_proxys_socket_is_of_no_use(scene: Scene, victim: Victim) -> None:
+    """Even to one who knows its name: a runner's user has its connection already."""
+    (name,) = _run(scene, scene.proxy, "ls", "/run/runners").split()
+    tried = {"connect": ["socket_of_the_proxy", f"/run/runners/{name}"]}
+    assert kinds(scene.stack.attempt(tried)) == {"connect": "refused"}
+    assert kinds(scene.peers.attempt(scene.runner, tried)) == {"connect": "refused"}
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-llm-call-client": "other"}], ids=["by name", "by header"])

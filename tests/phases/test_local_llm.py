@@ -245,6 +245,7 @@ def test_other_phases_say_that_it_does_not_count_there(with_models: Checkout) ->
 
 
 API, PROXY = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT"
+RUNNERS = {f"claude-runner-{number}" for number in range(1, 9)}
 
 
 @pytest.mark.parametrize(
@@ -254,8 +255,8 @@ API, PROXY = "LLM_CALL_API_VARIANT", "CLAUDE_PROXY_VARIANT"
         ("prod+gpu", {"MODEL_SERVER": ""}, {"ollama"}),
         ("prod+gpu", {"MODEL_SERVER": "ollama", API: "cuda"}, {"ollama", "llm-call-api"}),
         ("prod+gpu", {API: "cuda"}, {"llm-call-api"}),
-        ("prod+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
-        ("hybrid+gpu", {PROXY: "cuda"}, {"claude-proxy"}),
+        ("prod+gpu", {PROXY: "cuda"}, RUNNERS),
+        ("hybrid+gpu", {PROXY: "cuda"}, RUNNERS),
         ("host+gpu", {"MODEL_SERVER": "ollama"}, {"ollama"}),
         ("dev+gpu+granger", {"MODEL_SERVER": ""}, {"ollama"}),
     ],
@@ -264,9 +265,9 @@ def test_a_gpu_is_for_those_who_use_one(
     with_models: Checkout, overlay: str, settings: dict[str, str], gpus: set[str]
 ) -> None:
     found = effective(with_models, overlay, settings)
-    place = re.compile(r"services\.([a-z-]+)\.deploy\.resources\.reservations\.devices")
+    place = re.compile(r"services\.([a-z0-9-]+)\.deploy\.resources\.reservations\.devices")
     assert {match[1] for match in map(place.match, found) if match} == gpus
-    for service in gpus & {"llm-call-api", "claude-proxy"}:
+    for service in gpus & {"llm-call-api", *RUNNERS}:
         assert found[f"services.{service}.image"].endswith("-cuda")
 
 

@@ -13,7 +13,7 @@ from tests.support import caller
 from tests.support.service import wait_until
 from tests.support.stack import VERSION, Checkout
 
-KEPT = ("balancer", "redis", "claude-proxy", "egress")
+KEPT = ("balancer", "redis", "claude-proxy", "egress", "claude-runner-1", "claude-runner-8")
 
 
 @pytest.fixture(scope="module")

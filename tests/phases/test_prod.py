@@ -26,6 +26,9 @@ SERVICES = ("balancer", "llm-call-api", "claude-proxy", "egress", "redis")
 USERS = {"llm-call-api": 10001, "redis": 10002, "egress": 10003, "claude-proxy": 10004, "balancer": 10005}
 
 
+RUNNERS = tuple(f"claude-runner-{number}" for number in range(1, 9))
+
+
 @pytest.fixture(scope="module")
 def prod(production: Checkout) -> Iterator[Checkout]:
     production.invoke("prod")
@@ -76,8 +79,30 @@ def test_the_kernel_agrees(prod: Checkout, service: str) -> None:
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
+def test_runners_run_hardened_each_with_a_user_of_its_own(prod: Checkout) -> None:
+    users = set()
+    for service in RUNNERS:
+        (found,) = json.loads(prod.docker("inspect", prod.container(service)))
+        host = found["HostConfig"]
+        assert (host["ReadonlyRootfs"], host["CapDrop"], host["CapAdd"], host["Init"]) == (True, ["ALL"], None, True)
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1 << 30, 1 << 30, 256)
+        limits = {each["Name"]: each["Hard"] for each in host["Ulimits"]}
+        assert limits == {"core": 0, "nofile": 4096, "sigpending": 1024, "msgqueue": 0, "memlock": 65536}
+        assert {place: "size=" in options for place, options in host["Tmpfs"].items()}["/run/work"]
+        assert [(each["Destination"], each["RW"]) for each in found["Mounts"]] == [("/run/runners", False)]
+        assert list(found["NetworkSettings"]["Networks"]) == [f"{prod.project}_runners"]
+        status = Path(f"/proc/{found['State']['Pid']}/status").read_text()
+        told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert {told[each] for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2")
+        users.add(told["Uid"])
+    assert len(users) == len(RUNNERS)
+    assert not {str(user) for user in USERS.values()} & {each.split()[0] for each in users}
+
+
 def test_networks_hold_those_who_need_them(prod: Checkout) -> None:
-    members: dict[str, list[str]] = {"llm-call-network": [], "data": [], "agent": [], "outbound": []}
+    members: dict[str, list[str]] = {"llm-call-network": [], "data": [], "agent": [], "runners": [], "outbound": []}
     for service in SERVICES:
         (found,) = json.loads(prod.docker("inspect", prod.container(service)))
         for network in found["NetworkSettings"]["Networks"]:
@@ -86,6 +111,7 @@ def test_networks_hold_those_who_need_them(prod: Checkout) -> None:
         "llm-call-network": ["balancer", "llm-call-api"],
         "data": ["llm-call-api", "redis"],
         "agent": ["llm-call-api", "claude-proxy", "egress"],
+        "runners": ["claude-proxy"],
         "outbound": ["llm-call-api", "egress"],
     }
 
@@ -119,7 +145,7 @@ def test_data_survives_down_and_up(prod: Checkout) -> None:
 
 def test_idle_services_stop_at_once(prod: Checkout) -> None:
     """Each within two seconds and what the engine itself needs, far from its grace period, and none by a kill."""
-    for service in SERVICES:
+    for service in (*SERVICES, RUNNERS[0]):
         container = prod.container(service)
         begin = time.monotonic()
         prod.docker("stop", container)
@@ -207,6 +233,7 @@ def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:
         "llm-call-cache",
         "redis-data",
         "claude-workspace",
+        "runners",
     }
     prod.invoke("prod")
     paths.healthy(prod)

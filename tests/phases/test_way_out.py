@@ -109,14 +109,32 @@ def test_the_agents_network_leads_nowhere_but_to_egress(prod: Checkout) -> None:
     assert paths.reach(prod, "claude-proxy", address, llama.PORT) != "connected"
 
 
-@pytest.mark.parametrize(("network", "service"), [("agent", "claude-proxy"), ("data", "redis")])
-def test_the_host_is_not_on_the_inner_networks(prod: Checkout, network: str, service: str) -> None:
+def test_the_runners_network_leads_nowhere_but_to_the_gate(prod: Checkout) -> None:
+    runner = "claude-runner-1"
+    assert paths.reach(prod, runner, "claude-proxy", 3011) == "connected"
+    for host, port in (("egress", 8080), ("llm-call-api", 8001), ("redis", 6379), ("messages-api", 9100)):
+        assert "gaierror" in paths.reach(prod, runner, host, port), host
+    for service, port in (("egress", 8080), ("llm-call-api", 8001), ("redis", 6379), ("claude-proxy", 3010)):
+        for name, found in inspect(prod, service)["NetworkSettings"]["Networks"].items():
+            if not name.endswith("_runners"):
+                assert paths.reach(prod, runner, found["IPAddress"], port) != "connected", (service, name)
+
+
+@pytest.mark.parametrize(
+    ("network", "service", "joined"),
+    [
+        ("agent", "claude-proxy", {"agent", "runners"}),
+        ("runners", "claude-runner-1", {"runners"}),
+        ("data", "redis", {"data"}),
+    ],
+)
+def test_the_host_is_not_on_the_inner_networks(prod: Checkout, network: str, service: str, joined: set[str]) -> None:
     """Neither side has the other's address: no listener of the host can be reached from inside."""
     (name,) = [each for each in inspect(prod, service)["NetworkSettings"]["Networks"] if each.endswith(f"_{network}")]
     (found,) = json.loads(prod.docker("network", "inspect", name))
     (pool,) = found["IPAM"]["Config"]
     assert (found["Internal"], found["EnableIPv6"], pool.get("Gateway")) == (True, False, None)
-    assert len(inspect(prod, service)["NetworkSettings"]["Networks"]) == 1
+    assert {each.rpartition("_")[2] for each in inspect(prod, service)["NetworkSettings"]["Networks"]} == joined
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
         try:
             probe.connect((inspect(prod, service)["NetworkSettings"]["Networks"][name]["IPAddress"], 9))

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from shipyard.artifacts import Artifact
 from shipyard.errors import AccessDenied, BuildFailed, RegistryFailed
 from shipyard.layouts import Layout
 from shipyard.registry import Registry
-from tests.support import registries
+from tests.support import own_engine, registries
 from tests.support.registry_proxy import Fault, Proxy, proxy, tls, token_service, tunnel
 from tests.support.service import wait_until
 
@@ -422,15 +422,20 @@ def test_any_other_registry_is_spoken_to_by_https(tmp_path: Path, monkeypatch: p
 
 def test_a_proxy_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = registries.free_ports(1)
-    settings = tls(tmp_path, address := f"127.0.0.2:{port}")
+    settings = tls(tmp_path, address := f"10.9.9.9:{port}")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
-    with registries.running(tmp_path / "r", settings) as served, tunnel() as between:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with own_engine.apart(), ExitStack() as running:
+        # No loopback address, for which no proxy is asked.
+        subprocess.run(["ip", "address", "add", "10.9.9.9/32", "dev", "lo"], check=True)
+        served = running.enter_context(registries.running(tmp_path / "r", settings))
+        between = running.enter_context(tunnel())
         monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:p%40ss@{between.address}")
         image = registries.artifact(tmp_path / "tiny", address)
         assert pushed(address, image).sent == 5
         assert set(between.asked) == {(address, "Basic " + base64.b64encode(b"somebody:p@ss").decode())}
         before = len(between.asked)
-        monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.2")
+        monkeypatch.setenv("NO_PROXY", "example.org,10.9.0.0/16")
         assert publishing.present(Registry(served.address), image)
         assert len(between.asked) == before
         monkeypatch.delenv("NO_PROXY")

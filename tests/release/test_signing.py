@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -128,6 +129,36 @@ def test_cosign_alone_agrees(registry: Served, pushed: Artifact, checkout: Proje
     assert signing.signed(other, client, pushed)
     assert signing.signed(checkout, client, pushed)
     assert counts(registry, pushed) == [2, 2, 2]
+
+
+def test_what_older_verifiers_see(registry: Served, pushed: Artifact, checkout: Project) -> None:
+    """Bundles that refer to the image are all there is: who looks for signatures where cosign 2 puts them finds none."""
+    client, program, key = Registry(registry.address), signing_keys.program(), checkout.root / "cosign.pub"
+    signing.sign(checkout, client, pushed)
+    argv = cosign.verify(program, key, [pushed.reference])
+    for more, reason in (
+        ([], ""),
+        (["--new-bundle-format=true"], ""),
+        (["--new-bundle-format=false"], "no signatures found"),
+    ):
+        try:
+            signing.authenticated(checkout, registry.address, [*argv[:2], *more, *argv[2:]])
+            assert not reason
+        except SigningFailed as failed:
+            assert reason, str(failed)
+            assert reason in str(failed)
+    legacy = f"{shipyard.attachments.tag(pushed.digest)}.sig"
+    assert client.head("tiny", legacy) is None
+    attached = [
+        client.manifest("tiny", each.digest) for each in shipyard.attachments.find(client, "tiny", pushed.digest)
+    ]
+    (manifest,) = [json.loads(each[0]) for each in attached if each]
+    assert (
+        manifest["artifactType"]
+        == manifest["layers"][0]["mediaType"]
+        == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    )
+    assert manifest["subject"]["digest"] == pushed.digest
 
 
 def test_an_image_without_an_index(registry: Served, checkout: Project, tmp_path: Path) -> None:

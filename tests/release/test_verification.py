@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,23 @@ def test_an_attachment_whose_content_was_changed(scene: Scene) -> None:
     assert descriptor["digest"] in finding.problem
 
 
+GARBAGE = (
+    *(b"[" * 100_000, b"{}", b"\xff", b'{"dsseEnvelope": 5}', b"", b'{"mediaType": ["x"]}', b"null"),
+    b'{"dsseEnvelope": {"payloadType": "\\u001b[2K", "payload": "%%", "signatures": [{"sig": "AA=="}]}}',
+    b'{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {}, "messageSignature": {}}',
+)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_garbage_beside_what_is_good_changes_nothing(scene: Scene, first: bool) -> None:
+    """Neither for us nor for cosign."""
+    for digest in (scene.new.digest, scene.new.parts[0].digest):
+        good, bad = scene.attached(digest), [scene.put(digest, each) for each in GARBAGE]
+        scene.hang(digest, [*bad, *good] if first else [*good, *bad])
+    report = scene.verify()
+    assert (report.findings, report.cosign) == ((), True)
+
+
 def test_an_attestation_that_says_something_else(shelf: Shelf, scene: Scene, tmp_path: Path) -> None:
     """Signed by us, about the right digest, and yet not what it must say."""
     made = signed.artifact(tmp_path, scene.served.address, "1.3.0")
@@ -216,7 +234,7 @@ def test_a_tag_moved_behind_our_back(scene: Scene, tmp_path: Path) -> None:
     assert kinds >= {"moved-tag", "wrong-label"}
 
 
-def test_the_records_of_this_checkout_tell_more(scene: Scene) -> None:
+def test_the_records_of_this_checkout_tell_more(shelf: Shelf, scene: Scene) -> None:
     """What it tested, and which release it promoted last: latest leads back to an older one of ours."""
     journals = scene.checkout.state / "release"
     facts = {"digests": {"tiny-prod": scene.new.digest}}
@@ -231,6 +249,10 @@ def test_the_records_of_this_checkout_tell_more(scene: Scene) -> None:
     # A rollback is a promotion too.
     moved["moved"] = {"tiny-prod": {"latest": scene.new.digest}}
     Journal(journals / "1.2.2.jsonl").write("rollback", "done", moved)
+    (finding,) = scene.verify().findings
+    assert "latest names" in finding.problem
+    assert "and 1.2.3 was promoted" in finding.problem
+    signed.state(replace(shelf.checkout, version="1.2.2"), scene.registry, scene.old, "latest")
     assert scene.found() == []
 
 

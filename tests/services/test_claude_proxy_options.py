@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,8 +173,9 @@ def test_the_gateways_health_is_the_credentials(start: Start) -> None:
             assert found["state"] == state
             assert words in found.get("reason", "")
             env = described(proxy)["env"]
-            assert env["ANTHROPIC_API_KEY"] == "held-by-the-egress-gateway"
-            assert env["ANTHROPIC_BASE_URL"] == url
+            assert re.fullmatch(r"run-[\w-]{43}", env["ANTHROPIC_API_KEY"])
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+", env["ANTHROPIC_BASE_URL"])
+            assert env["ANTHROPIC_BASE_URL"] != url
 
 
 def test_a_gateway_that_is_not_there_is_named(start: Start) -> None:

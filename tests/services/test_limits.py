@@ -153,11 +153,20 @@ def test_who_still_sends_gets_the_answer_that_comes_early(tmp_path: Path) -> Non
         assert answer(connection)[0] == 401
 
 
-def test_trailers_have_a_limit_too(service: Service) -> None:
+@pytest.mark.parametrize("extension", [b";" + b"x" * 70_000, b";" + b"x" * 4000], ids=["one", "many"])
+def test_what_stands_beside_the_lengths_of_chunks_has_a_limit(service: Service, extension: bytes) -> None:
     with connected(service) as connection:
-        connection.sendall(b"POST /v1/size HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
-        connection.sendall(b"".join(b"x-%d: 1\r\n" % number for number in range(200)))
+        connection.sendall(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):  # it stops reading when it has seen enough
+            connection.sendall((b"1" + extension + b"\r\nx\r\n") * 40)
         assert answer(connection)[0] == 431
+
+
+def test_many_small_chunks_are_no_large_head(service: Service) -> None:
+    with connected(service) as connection:
+        connection.sendall(b"POST /v1/size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection.sendall(b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        wait_until(lambda: connection.recv(65536, socket.MSG_PEEK).endswith(b"\r\n\r\n100000"), "the answer")
 
 
 def test_malformed_http_is_an_openai_error(service: Service) -> None:
@@ -168,10 +177,16 @@ def test_malformed_http_is_an_openai_error(service: Service) -> None:
             assert (status, error["code"], error["type"]) == (400, "invalid_http", "invalid_request_error")
 
 
+LONG = b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nab"
+"""Let in, for this service asks for no key, and not at its end."""
+
+
 def test_connections_above_the_limit_are_told_so() -> None:
     with small(SMALL_MAX_CONNECTIONS="2") as service, contextlib.ExitStack() as held:
-        first = held.enter_context(connected(service))
-        held.enter_context(connected(service))
+        first, second = (held.enter_context(connected(service)) for _ in range(2))
+        for each in (first, second):
+            each.sendall(LONG)
+        wait_until(lambda: service.get("/health/live")[0] == 503, "both to be let in")
         with connected(service) as third:
             third.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
             status, error, head = answer(third)
@@ -179,6 +194,71 @@ def test_connections_above_the_limit_are_told_so() -> None:
             assert b"\r\nretry-after: 1" in head
         first.close()
         wait_until(lambda: service.get("/health/live")[0] == 200, "a free connection")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """With a key, and room for 256 connections without one, 64 of them for longer than a second."""
+    with small(SMALL_KEYS=keys(tmp_path_factory.mktemp("keys"), ""), SMALL_MAX_CONNECTIONS="16") as service:
+        yield service
+
+
+def size(connection: socket.socket, key: bytes) -> bytes:
+    """Ask for the size of a small body by this connection; return the beginning of the answer."""
+    head = b"POST /v1/size HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: 3\r\n\r\nabc"
+    connection.sendall(head % key)
+    return connection.recv(65536)[:12]
+
+
+ATTACKS = {
+    "silent": b"",
+    "a part of a head": b"GET /v1/much HTTP/1.1\r\nx: ",
+    "a body that does not come": b"POST /v1/size HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nx",
+    "a wrong key and no body": HEAD + b"authorization: Bearer wrong\r\n\r\nx",
+    "HTTP/1.0": b"POST /v1/size HTTP/1.0\r\ncontent-length: 100000\r\n\r\nx",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "many at once": b"GET /v1/size HTTP/1.1\r\nhost: x\r\n\r\n" * 100,
+}
+
+
+@pytest.mark.parametrize("sent", ATTACKS.values(), ids=ATTACKS)
+def test_clients_without_a_key_take_nothing_of_those_with_one(guarded: Service, sent: bytes) -> None:
+    """Four times as many as there is room for; every one of them is closed within seconds, whoever had a key stays."""
+    with contextlib.ExitStack() as held:
+        kept = held.enter_context(connected(guarded))
+        assert size(kept, b"free") == b"HTTP/1.1 200"
+        crowd = []
+        for number in range(1024):
+            crowd.append(held.enter_context(connected(guarded)))
+            with contextlib.suppress(ConnectionError):  # closed already, for the next ones
+                crowd[-1].sendall(sent)
+            if number % 128 == 0:
+                with connected(guarded) as fresh:
+                    assert size(fresh, b"free") == b"HTTP/1.1 200"
+        assert size(kept, b"free") == b"HTTP/1.1 200"
+        for each in crowd:
+            each.settimeout(20)
+            with contextlib.suppress(ConnectionError):
+                while each.recv(65536):
+                    pass
+
+
+def test_an_early_answer_reaches_whoever_reads_it_and_the_connection_ends_soon(guarded: Service) -> None:
+    with connected(guarded) as connection:
+        connection.sendall(HEAD.replace(b" 10", b" 100000") + b"\r\nx")
+        assert answer(connection)[0] == 401, "and then the end of the answers"
+        began = time.monotonic()
+        closed = wait_until(lambda: sends_no_more(connection), "the service to close", 20)
+        assert closed
+        assert time.monotonic() - began < 15  # 2 s and a look every second; far below the time for a body
+
+
+def sends_no_more(connection: socket.socket) -> bool:
+    try:
+        connection.sendall(b"x")
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_a_client_that_reads_nothing_holds_no_memory(service: Service) -> None:

@@ -1,6 +1,8 @@
 """An instance behind the balancer that does what a test wishes. Needs the standard library alone, for any container.
 
-    python balanced.py --name one [--port 8001 | --socket PATH]
+    python balanced.py --name one [--port 8001 | --socket PATH] [--key "Bearer good"]
+
+With --key, paths below /v1/ are for requests whose header Authorization begins like that, until PUT /revoked/NAME for one.
 
 It answers every request with what it saw of it. A header `x-wish` with a JSON object chooses a behaviour:
 
@@ -23,7 +25,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Seen:
@@ -31,6 +33,8 @@ class Seen:
 
     lock = threading.Lock()
     accepting = 200
+    key = ""
+    revoked: ClassVar[set[str]] = set()
     counts = {"requests": 0, "open": 0, "abandoned": 0, "received": 0}  # noqa: RUF012
 
     @classmethod
@@ -61,7 +65,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer()
 
     def do_PUT(self) -> None:
-        Seen.accepting = int(self.path.rpartition("/")[2])
+        last = self.path.rpartition("/")[2]
+        if self.path.startswith("/revoked/"):
+            Seen.revoked.add(f"Bearer {last}")
+        else:
+            Seen.accepting = int(last)
         self._json({})
 
     def do_POST(self) -> None:
@@ -70,6 +78,12 @@ class Handler(BaseHTTPRequestHandler):
     do_OPTIONS = do_HEAD = do_DELETE = do_CONNECT = do_POST
 
     def _answer(self) -> None:
+        shown = self.headers.get("authorization", "")
+        lacks_key = not shown.startswith(Seen.key) or shown in Seen.revoked
+        if Seen.key and self.path.startswith("/v1/") and self.command != "OPTIONS" and lacks_key:
+            self.close_connection = True  # as the API does, without a look at the body
+            self._json({}, 401)
+            return
         Seen.add("requests")
         Seen.add("open")
         try:
@@ -154,8 +168,10 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--socket")
+    parser.add_argument("--key", default="")
     options = parser.parse_args()
     Handler.name = options.name
+    Seen.key = options.key
     if options.socket:
         server: Server = LocalServer(options.socket, Handler)  # a path, as the family has it
     else:

@@ -110,6 +110,37 @@ def attempt(what: str, target: str) -> str:
     return "done"
 
 
+ENDLESS = {
+    "line": lambda: "x" * 100_000,
+    "lines": lambda: "\n" * 100_000,
+    "text": lambda: json.dumps(PIECE) + "\n",
+    "wide": lambda: json.dumps({**PIECE, "event": {**PIECE["event"], "delta": WIDE}}) + "\n",
+    "begins": lambda: 1000 * (json.dumps({"type": "stream_event", "event": {"type": "message_start"}}) + "\n"),
+    "turns": lambda: (
+        json.dumps({"type": "user", "message": {"content": [{"type": "text", "text": "x" * 9999}]}}) + "\n"
+    ),
+    "values": lambda: '{"type":"user","message":{"content":[' + "{}," * 2_000_000 + "{}]}}\n",
+    "deep": lambda: "[" * 4_000_000 + "\n",
+    "words": lambda: json.dumps({"type": "assistant", "error": "x" * 4_000_000}) + "\n",
+}
+PIECE: dict[str, Any] = {
+    "type": "stream_event",
+    "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 5000}},
+}
+WIDE = {"type": "text_delta", "text": "\U0001f600" + "x" * 3_000_000}
+
+
+def endless(kind: str) -> None:
+    """Write without end, as a tool can that has the CLI's output; `stderr` and `bytes` are other ways to."""
+    stream = sys.stderr if kind == "stderr" else sys.stdout
+    if kind == "bytes":
+        while True:
+            os.write(1, b"x")
+    while True:
+        stream.write("x" * 100_000 if kind == "stderr" else ENDLESS[kind]())
+        stream.flush()
+
+
 def act(mode: str, rest: str) -> None:
     if mode == "flood":
         sys.stderr.write("x" * 4_000_000)
@@ -119,6 +150,9 @@ def act(mode: str, rest: str) -> None:
         sys.exit(f"the key is {SECRET}")
     elif mode == "describe":
         answer(json.dumps(describe()))
+    elif mode == "stay":
+        begin(json.dumps(describe()))
+        time.sleep(600)
     elif mode == "attempt":
         answer(json.dumps([attempt(*each) for each in json.loads(rest)]))
     elif mode == "restart":
@@ -137,6 +171,8 @@ def act(mode: str, rest: str) -> None:
             child(ESCAPE)
         begin("and then ")
         time.sleep(600)
+    elif mode == "endless":
+        endless(rest)
     elif mode == "slow":
         begin("soon ")
         time.sleep(float(rest))

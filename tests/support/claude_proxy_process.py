@@ -75,7 +75,7 @@ class Proxy:
         return [path for path in self.workspace.glob("proxy-*/*") if path.name != "lock"]
 
     def descendants(self) -> dict[int, str]:
-        """Every process below the proxy but its launcher, and the state of each (Z: a zombie)."""
+        """Every process below the proxy but its launcher and its gate, and the state of each (Z: a zombie)."""
         found = {self.process.pid}
         processes = _processes()
         while more := {pid for pid, (parent, _) in processes.items() if parent in found} - found:
@@ -84,7 +84,15 @@ class Proxy:
 
     def launcher(self) -> int:
         """The process id of the launcher."""
-        (pid,) = [pid for pid, (parent, state) in _processes().items() if parent == self.process.pid and state != "Z"]
+        return self._child("claude_proxy.launcher")
+
+    def gate(self) -> int:
+        """The process id of the gate."""
+        return self._child("claude_proxy.gate")
+
+    def _child(self, module: str) -> int:
+        mine = [pid for pid, (parent, state) in _processes().items() if parent == self.process.pid and state != "Z"]
+        (pid,) = [pid for pid in mine if f"\0{module}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return pid
 
     def stop(self) -> int:

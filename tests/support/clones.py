@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import shipyard
-from shipyard import attachments
+from shipyard import attachments, channels
 from shipyard.commands.cosign import SIGNATURE
 from shipyard.errors import RegistryFailed
 from shipyard.journal import Journal
 from shipyard.registry import Registry
 from shipyard.world import Options
+from tests.support.dispositions import by_default
 from tests.support.service import wait_until
 from tests.support.stack import ROOT
 
@@ -125,7 +126,7 @@ class Clone:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GIT_"))}
         environment = {**kept, "SHIPYARD_REGISTRY": self.registry, **self.extra}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
-        return subprocess.Popen(argv, cwd=self.root, env=environment, process_group=0, **pipes)
+        return subprocess.Popen(by_default(argv), cwd=self.root, env=environment, process_group=0, **pipes)
 
     def invoke(self, *words: str, status: int = 0, seconds: float = 180) -> str:
         """Run a verb to its end, hold it to its exit status; what it said."""
@@ -186,7 +187,7 @@ class Clone:
             f"{path}:{tag}": client.head(path, tag) or ""
             for path in (f"llm-call-test-{name}" for name in IMAGES)
             for tag in client.tags(path)
-            if not tag.startswith("sha256-")
+            if not tag.startswith("sha256-") and tag != channels.TAG
         }
 
     def attached(self) -> dict[str, int]:
@@ -243,7 +244,8 @@ class Watcher:
 
     def _look(self, path: str) -> None:
         for tag in self._client.tags(path):
-            digest = None if tag.startswith("sha256-") else self._client.head(path, tag)
+            no_image = tag.startswith("sha256-") or tag == channels.TAG
+            digest = None if no_image else self._client.head(path, tag)
             if digest is None:
                 continue
             self.seen.add(tag)

@@ -5,8 +5,11 @@
 Prints `listening on HOST:PORT`. It answers `echo: <last user text>` under the model name it was asked for. A request
 may hold a field `x_double` that makes it misbehave: {"status": 429, "retry_after": 7, "message": "slow down",
 "html": true, "malformed": true, "delay": seconds before the head, "gap": seconds between chunks, "chunks": how many,
+"size": bytes of the answer, or of each chunk, "hold": "x" (waits for GET /release/x before the head, or before the chunk
+number "held"),
 "cut": chunks until the connection breaks, "name": "x", "first": 2 (only the first two requests of that name misbehave),
-"model": "m" (only under that name)}; {"tool": true} makes it call the first of the request's `tools`.
+"model": "m" (only under that name), "refuse": a field with which the request is refused, "silent": true (tells no usage)};
+{"tool": true} makes it call the first of the request's `tools`.
 GET /count counts requests, GET /last shows the last one, GET /named how many came by each name.
 """
 
@@ -19,6 +22,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+HOLD_SECONDS = 60.0
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
@@ -30,6 +34,11 @@ class Seen:
         self.counts = {"requests": 0, "streams": 0, "abandoned": 0}
         self.last: dict[str, Any] = {}
         self.named: dict[str, int] = {}
+        self.released: dict[str, threading.Event] = {}
+
+    def hold(self, name: str) -> threading.Event:
+        with self.lock:
+            return self.released.setdefault(name, threading.Event())
 
     def add(self, name: str, amount: int = 1) -> None:
         with self.lock:
@@ -51,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/release/"):
+            self.seen.hold(self.path.rpartition("/")[2]).set()
+            self._json(200, {})
+            return
         known = {
             "/count": self.seen.counts,
             "/last": self.seen.last,
@@ -68,8 +81,12 @@ class Handler(BaseHTTPRequestHandler):
         self.seen.last = {"body": body, "headers": {name.lower(): value for name, value in self.headers.items()}}
         wish = self._wish(body)
         time.sleep(wish.get("delay", 0))
+        if "hold" in wish and "held" not in wish:
+            self.seen.hold(wish["hold"]).wait(HOLD_SECONDS)
         if wish.get("status", 200) != 200:
             self._fail(wish)
+        elif wish.get("refuse") in body:
+            self._fail({"status": 400, "message": f"Unrecognized request argument supplied: {wish['refuse']}"})
         elif wish.get("malformed"):
             self._send(200, b'{"choices": [', "application/json", {})
         elif self.path.endswith("/embeddings"):
@@ -105,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(wish["status"], json.dumps({"error": error}).encode(), "application/json", extra)
 
     def _plain(self, body: dict[str, Any], wish: dict[str, Any]) -> None:
-        text = f"echo: {last_text(body)}"
+        text = f"echo: {last_text(body)}" + "x" * wish.get("size", 0)
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
@@ -131,6 +148,10 @@ class Handler(BaseHTTPRequestHandler):
     def _stream(self, body: dict[str, Any], wish: dict[str, Any]) -> None:
         words = f"echo: {last_text(body)}".split(" ")
         count = wish.get("chunks", 0 if wish.get("tool") else len(words))
+        options = body.get("stream_options")
+        counted = isinstance(options, dict) and options.get("include_usage") and not wish.get("silent")
+        # As OpenAI has it: every chunk but the last one says that its usage is null.
+        more: dict[str, Any] = {"usage": None} if counted else {}
         self.seen.add("streams")
         try:
             self._head(200, "text/event-stream", {"transfer-encoding": "chunked"})
@@ -138,15 +159,17 @@ class Handler(BaseHTTPRequestHandler):
                 if number == wish.get("cut"):
                     self._break()
                     return
+                if number == wish.get("held"):
+                    self.seen.hold(wish["hold"]).wait(HOLD_SECONDS)
                 text = words[number] + " " if number < len(words) else f"{number} "
-                self._event(json.dumps(chunk(body["model"], {"content": text}, None)))
+                text += "x" * wish.get("size", 0)
+                self._event(json.dumps(chunk(body["model"], {"content": text}, None) | more))
                 time.sleep(wish.get("gap", 0))
             if wish.get("tool"):
                 for delta in tool_deltas(body):
-                    self._event(json.dumps(chunk(body["model"], delta, None)))
-            self._event(json.dumps(chunk(body["model"], {}, "tool_calls" if wish.get("tool") else "stop")))
-            options = body.get("stream_options")
-            if isinstance(options, dict) and options.get("include_usage"):
+                    self._event(json.dumps(chunk(body["model"], delta, None) | more))
+            self._event(json.dumps(chunk(body["model"], {}, "tool_calls" if wish.get("tool") else "stop") | more))
+            if counted:
                 self._event(json.dumps({**chunk(body["model"], {}, None), "choices": [], "usage": USAGE}))
             self._event("[DONE]")
             self.wfile.write(b"0\r\n\r\n")

@@ -21,8 +21,8 @@ from tests.support.service import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 METADATA = "169.254.169.254"
-OPEN_PORT = 8080
-"""The port of egress: the one that the sandbox of the CLI lets TCP connect to, so that only the network says no."""
+OPEN_PORT = 3011
+"""The port of the gate: the one that the sandbox of the CLI lets TCP connect to, so that only the network says no."""
 PROXY_PORT = 3128
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import shipyard
-from shipyard.engine import packages
+from shipyard.commands import engine as commands
+from shipyard.engine import api, packages
 from tests.support.service import wait_until
 from tests.support.stack import Checkout
 
@@ -119,6 +121,61 @@ def own_engine(copy: Checkout, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnE
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for place in sorted((each for each in mounted if each.startswith(f"{home}/")), reverse=True):
             subprocess.run(["umount", place], check=False, capture_output=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+#: A private /etc with the user that `--userns-remap=default` wants; then the daemon, whose data are in memory.
+_APART = """
+ip link set lo up
+mount -t tmpfs -o size=512m tmpfs "$1/data"
+for name in passwd group subuid subgid; do
+    if [ -e /etc/$name ]; then cp /etc/$name "$1/etc"; else : >"$1/etc/$name"; : >/etc/$name; fi
+done
+echo dockremap:x:990:990::/:/bin/false >>"$1/etc/passwd"
+echo dockremap:x:990: >>"$1/etc/group"
+echo dockremap:500000:65536 | tee -a "$1/etc/subuid" >>"$1/etc/subgid"
+for name in passwd group subuid subgid; do mount --bind "$1/etc/$name" /etc/$name; done
+shift
+exec "$@"
+"""
+
+
+@contextlib.contextmanager
+def engine_with(*flags: str) -> Iterator[str]:
+    """The host of an engine that is started with ``flags``, in namespaces of its own for network and mounts."""
+    with shipyard.engine.lock("unpacking for the tests"):
+        packages.ensure()
+    home = Path(tempfile.mkdtemp(prefix="shipyard-test-", dir="/tmp"))
+    home.chmod(0o755)  # other user ids are to reach what is in it
+    for name in ("etc", "data", "run"):
+        (home / name).mkdir()
+    (home / "daemon.json").write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
+    daemon = commands.dockerd(packages.binaries() / "dockerd", home)
+    argv = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-euc",
+        _APART,
+        "sh",
+        home,
+        *daemon,
+        *flags,
+    ]
+    path = f"{packages.binaries()}{os.pathsep}{os.environ['PATH']}"
+    host = f"unix://{home}/run/docker.sock"
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(argv, env={**os.environ, "PATH": path}, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or api.version(host), "the engine", 60)
+        assert process.poll() is None, (home / "log").read_text()
+        yield host
+    finally:
+        process.terminate()
+        process.wait(60)
         shutil.rmtree(home, ignore_errors=True)
 
 

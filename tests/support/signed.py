@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import shipyard
-from shipyard import oci
+from shipyard import dsse, oci
 from shipyard.artifacts import Artifact
 from shipyard.models import LABEL_PLATFORMS, LABEL_TARGET, Project
 from shipyard.registry import Registry
@@ -97,15 +97,23 @@ def attest(checkout: Project, registry: Registry, made: Artifact, kind: str, con
 
 
 def publish(checkout: Project, registry: Registry, made: Artifact, *tags: str) -> Artifact:
-    """Push, sign and attest; then let its own tag and more of them name it."""
+    """Push, sign and attest; then let its own tag and more of them name it, which a statement says before."""
     shipyard.publishing.push(registry, made)
     shipyard.signing.sign(checkout, registry, made)
     version = checkout.version
     for part in made.parts:
         attest(checkout, registry, made, "cyclonedx", sbom(part.digest, version), part.digest)
     attest(checkout, registry, made, "slsaprovenance1", provenance(version))
+    if tags:
+        state(checkout, registry, made, *tags)
     shipyard.publishing.move(registry, made, [made.tag, *tags])
     return made
+
+
+def state(checkout: Project, registry: Registry, made: Artifact, *tags: str) -> None:
+    """Let the statement of channels say that these tags name it."""
+    stated = shipyard.promotion.wanted([(made, checkout.version)], {made.key: tags})
+    shipyard.promotion.state(checkout, registry, stated)
 
 
 class Shelf:
@@ -164,6 +172,22 @@ class Scene:
         """Replace what hangs on a digest, as whoever may write to the registry can."""
         index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": descriptors}
         self.registry.push_manifest("tiny", shipyard.attachments.tag(digest), json.dumps(index).encode(), oci.INDEX)
+
+    def put(self, subject: str, bundle: bytes) -> dict[str, Any]:
+        """Bring anything there that says it is a bundle about a digest; its descriptor, to be hung there."""
+        found = {}
+        for name, data in (("config", b"{}"), ("layer", bundle)):
+            path = self.checkout.root / oci.digest(data).removeprefix("sha256:")
+            path.write_bytes(data)
+            self.registry.push_blob("tiny", oci.digest(data), path)
+            found[name] = {"mediaType": dsse.BUNDLE, "digest": oci.digest(data), "size": len(data)}
+        found["config"]["mediaType"] = "application/vnd.oci.empty.v1+json"
+        document = {"schemaVersion": 2, "mediaType": oci.MANIFEST, "artifactType": dsse.BUNDLE}
+        about = {"mediaType": oci.INDEX, "digest": subject, "size": 1}
+        raw = json.dumps({**document, "config": found["config"], "layers": [found["layer"]], "subject": about}).encode()
+        self.registry.push_manifest("tiny", oci.digest(raw), raw, oci.MANIFEST)
+        kind = {"mediaType": oci.MANIFEST, "artifactType": dsse.BUNDLE}
+        return {**kind, "digest": oci.digest(raw), "size": len(raw)}
 
     def of_kind(self, digest: str, kind: str) -> list[dict[str, Any]]:
         """The descriptors of statements of one kind."""

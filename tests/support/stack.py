@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import shipyard
+from tests.support.dispositions import by_default
 
 ROOT = Path(__file__).resolve().parents[2]
 DOUBLES = "tests/support/doubles.yaml"
@@ -100,7 +101,7 @@ class Checkout:
         """`invoke` as a process of its own group, as a terminal would start it."""
         argv = [sys.executable, "-m", "invoke", "--search-root", str(self.root), *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen(argv, cwd=self.root, env=self.environment(), process_group=0, **pipes)
+        return subprocess.Popen(by_default(argv), cwd=self.root, env=self.environment(), process_group=0, **pipes)
 
     def invoke(self, *words: str, status: int = 0, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Run a verb to its end and hold it to its exit status."""

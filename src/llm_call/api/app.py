@@ -55,9 +55,10 @@ def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) ->
         chosen.catalog,
         pool,
         Telemetry(metrics.registry),
-        cache=Cache(redis, chosen.cache_ttl, chosen.cache_entry) if chosen.cache_ttl else None,
+        cache=_cache(chosen, redis),
         learner=Learner(redis) if chosen.rl_routing else None,
         body_limit=chosen.body_limit,
+        keep_alive=chosen.keep_alive,
     )
     gateway.show_gauges()
     _declare_dependencies(gateway, health, redis)
@@ -93,6 +94,12 @@ def assemble(chosen: Settings, health: Health, pool: Upstreams, redis: Store) ->
     app.router.redirect_slashes = False  # a redirect would send clients to whatever host they named
     guarded = cors.wrap(Gate(Guard(Direct(app, endpoints), chosen.keyring), health), chosen.cors_origins)
     return RequestLog(guarded, metrics.observe)
+
+
+def _cache(chosen: Settings, redis: Store) -> Cache | None:
+    if not chosen.cache_ttl:
+        return None
+    return Cache(redis, chosen.cache_ttl, chosen.cache_entry, shared=chosen.cache_shared)
 
 
 def _declare_dependencies(gateway: Gateway, health: Health, redis: Store) -> None:

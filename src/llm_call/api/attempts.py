@@ -7,16 +7,17 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from llm_call.api import upstreams
+from llm_call.api import opening, upstreams
 from llm_call.api.breaker import Breakers, Guard
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
+from llm_call.api.counting import Counting
 from llm_call.api.local.refusals import BY_US, Ended
-from llm_call.api.replies import JSON, Streaming, Whole, malformed
+from llm_call.api.replies import JSON, Count, Streaming, Whole, malformed
 from llm_call.api.upstreams import Response, Upstreams
 from serving.errors import ApiError
 
@@ -60,9 +61,11 @@ class Failure(Exception):
 
 
 class Attempts:
-    """`outcome` hears of every attempt."""
+    """`outcome` hears of every attempt, `count` of every answer at its end."""
 
-    def __init__(self, pool: Upstreams, breakers: Breakers, outcome: Outcome) -> None:
+    def __init__(self, pool: Upstreams, breakers: Breakers, outcome: Outcome, count: Count) -> None:
+        self._counting = Counting()
+        self._count = count
         self._pool = pool
         self._breakers = breakers
         self._outcome = outcome
@@ -143,13 +146,15 @@ class Attempts:
     async def _ask(self, call: Call, target: Target, guard: Guard, began: float) -> Whole | Streaming:
         response = None
         try:
-            response = await self._pool.post(target, call)
+            response = await self._post(target, call)
             if response.status != 200:
-                raise _refused(target, response, await response.read())
+                raise _refused(target, response.status, response.headers, await response.read())
             if call.asked.stream:
-                first = await response.content.readany()
+                first = await opening.first(response.content)
                 if not first:
                     raise aiohttp.ClientPayloadError
+                if refused := opening.failure(first):
+                    raise _refused(target, refused[0], response.headers, refused[1])
                 return self._streaming(call, target, guard, response, first, began)
             body = await response.read()
             now = time.perf_counter()
@@ -167,7 +172,22 @@ class Attempts:
         fault = malformed(target, kind, body)
         if fault:
             raise Failure(fault, again=True, elsewhere=True, sick=True)
-        return Whole(call, target, kind, body, lambda whole: self._outcome(call, target, whole, now - began))
+        return Whole(
+            call, target, kind, body, lambda whole: self._outcome(call, target, whole, now - began), self._count
+        )
+
+    async def _post(self, target: Target, call: Call) -> Response:
+        """Send the request; once more without asking for usage where that may be what was refused."""
+        call.counting = self._counting.wanted(call.asked, target)
+        response = await self._pool.post(target, call)
+        if not call.counting or not self._counting.doubtful(target, response.status):
+            return response
+        await response.read()
+        call.counting = False
+        response = await self._pool.post(target, call)
+        if response.status == 200:
+            self._counting.refused(target)
+        return response
 
     def _streaming(
         self,
@@ -187,14 +207,13 @@ class Attempts:
                 guard.failed(upstreams.broke_off(target.upstream), answered=True)
             self._outcome(call, target, whole, now - began)
 
-        return Streaming(call, target, response, first, ended)
+        return Streaming(call, target, response, first, ended, self._count)
 
 
-def _refused(target: Target, response: Response, body: bytes) -> Failure:
-    status = response.status
-    error = upstreams.refusal(target.upstream, status, body, response.headers)
+def _refused(target: Target, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+    error = upstreams.refusal(target.upstream, status, body, headers)
     # Anthropic's and OpenAI's own clients, and so our Claude proxy, heed this header.
-    hopeless = response.headers.get("x-should-retry") == "false" or bool(UNLOADABLE.search(error.message))
+    hopeless = headers.get("x-should-retry") == "false" or bool(UNLOADABLE.search(error.message))
     ours = target.upstream.kind == "claude-proxy"
     return Failure(
         error,
@@ -203,8 +222,8 @@ def _refused(target: Target, response: Response, body: bytes) -> Failure:
         elsewhere=(status in ELSEWHERE or not 400 <= status < 500) and not (ours and status == 403),
         # Our own proxy lives if it answers; that a client's tools ruin its own request is no reason to shut others out.
         # A local model that is not asked is left alone already.
-        sick=not 400 <= status < 500 and not ours and BY_US not in response.headers,
-        delay=_seconds(response.headers.get("retry-after")),
+        sick=not 400 <= status < 500 and not ours and BY_US not in headers,
+        delay=_seconds(headers.get("retry-after")),
     )
 
 

@@ -75,7 +75,8 @@ class Breaker:
     def refusal(self) -> ApiError:
         """Return what a client is told while the breaker is open."""
         seconds = max(1, round(self._until - self._clock()))
-        why = f" It last said: {self._last.message}" if self._last else ""
+        # Not in its own words: they may quote what another client asked.
+        why = f" It last failed with status {self._last.status}." if self._last else ""
         upstream = f'upstream "{self.upstream.name}"'
         what = f'model "{self.model[:LONGEST]}" of the {upstream}' if self.model else upstream
         message = f"The {what} keeps failing and is left alone for {seconds} s.{why}"

@@ -12,15 +12,18 @@ import orjson
 from llm_call.api.call import Call
 from llm_call.api.request import encode
 from llm_call.api.store import Store
-from serving.asgi import Scope, header
+from serving.asgi import Scope, joined
+from serving.keys_file import scope_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-PREFIX = "llm-call:answer:2:"
+PREFIX = "llm-call:answer:3:"
 """The number changes when the meaning of an entry does."""
 WHOLE = b"whole"
 STREAM = b"stream"
+SHARED = sha256(b"shared").digest()
+"""The scope of everyone where all tenants share their answers."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,14 @@ class Keys:
 
 
 class Cache:
-    """`get` and `put` never raise. `ttl` in seconds; an answer of more than `entry_bytes` is not kept."""
+    """`get` and `put` never raise. `ttl` in seconds; an answer of more than `entry_bytes` is not kept.
 
-    def __init__(self, store: Store, ttl: int, entry_bytes: int) -> None:
+    An answer is found by those only who have the scope of the key that asked (`serving.keys_file.Key`), unless `shared`.
+    """
+
+    def __init__(self, store: Store, ttl: int, entry_bytes: int, *, shared: bool = False) -> None:
         self._store = store
+        self._shared = shared
         self._ttl = ttl
         self.entry_bytes = entry_bytes
 
@@ -66,7 +73,7 @@ class Cache:
         asked = call.asked
         if not self.available or not asked.deterministic or _acts(call):
             return None
-        directives = (header(scope, b"cache-control") or b"").lower()
+        directives = joined(scope, b"cache-control").lower()
         if b"no-store" in directives:
             return None
         # The same request gets the same key, however its JSON was written and whichever alias named the model.
@@ -75,9 +82,15 @@ class Cache:
         }
         place = [[each.upstream.name, each.upstream_name] for each in call.route.targets]
         canonical = encode([asked.wire, place, relevant], orjson.OPT_SORT_KEYS)
-        digest = sha256(canonical).hexdigest()
+        # The scope has a fixed length, so that no request looks like one of another scope.
+        digest = sha256(self._scope(call) + canonical).hexdigest()
         options = sha256(encode(asked.body.get("stream_options"), orjson.OPT_SORT_KEYS)).hexdigest()[:8]
         return Keys(PREFIX + digest, f"{PREFIX}{digest}:{options}", asked.stream, b"no-cache" in directives)
+
+    def _scope(self, call: Call) -> bytes:
+        if self._shared:
+            return SHARED
+        return scope_of(call.client)
 
     async def get(self, keys: Keys) -> Kept | None:
         """Return the kept answer, or None. Who asks for a stream may get a whole answer, not the other way round."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llm_call.api.catalog import Route, Target
 from llm_call.api.request import Asked
@@ -28,6 +29,12 @@ class Call:
     cache: str = "off"
     attempts: int = 0
     usage: Usage | None = None
+    counting: bool = False
+    """Whether the upstream is asked for the usage of a stream although the client did not ask."""
+
+    def sent(self, target: Target, **more: Any) -> bytes:
+        """Return the request as `target` gets it; `more` are further members."""
+        return self.asked.named(target.upstream_name, counting=self.counting, **more)
 
     @property
     def overhead(self) -> float:

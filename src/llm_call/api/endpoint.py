@@ -13,12 +13,13 @@ from llm_call.api.call import Call
 from llm_call.api.catalog import LONGEST, Route, UnknownModel
 from llm_call.api.flights import Flight
 from llm_call.api.gateway import Gateway
-from llm_call.api.replies import EVENTS, JSON, Streaming
-from llm_call.api.request import Wire
-from llm_call.api.sse import Headers, Presence, answer, relay
+from llm_call.api.replies import JSON, Streaming
+from llm_call.api.request import Asked, Wire
+from llm_call.api.sse import Presence, answer
 from serving.asgi import Receive, Scope, Send, notes
 from serving.body import ClientGone
 from serving.errors import ApiError
+from serving.event_stream import EVENTS, EventStream, Headers
 from serving.keys_file import Key
 from serving.logs import request_id
 
@@ -44,14 +45,15 @@ class Endpoint:
             fields["model"] = asked.model[:LONGEST]
             fields["stream"] = asked.stream
             client = notes(scope).get("grant")
-            route = self._find(client, asked.model)
+            route = self._find(client, asked)
             call = Call(asked, route, self._gateway.order(route), request_id.get() or "", client)
             keys = self._gateway.cache.keys(scope, call) if self._gateway.cache else None
-            if keys is None:
-                await self._directly(call, receive, send)
-            else:
-                await self._shared(call, keys, receive, send)
-            status = 200
+            with Presence(receive), self._stream(call, send) as out:
+                try:
+                    await (self._directly(call, out, send) if keys is None else self._shared(call, keys, out, send))
+                except ApiError as error:
+                    await out.fail(error)
+            status = out.status
         except ClientGone:
             status = 499
             fields["client"] = "gone"
@@ -68,7 +70,8 @@ class Endpoint:
                     fields["attempts"] = call.attempts
                 self._gateway.telemetry.ended(call, status)
 
-    def _find(self, client: Key | None, name: str) -> Route:
+    def _find(self, client: Key | None, asked: Asked) -> Route:
+        name = asked.model
         try:
             route = self._gateway.catalog.find(name)
         except UnknownModel as error:
@@ -78,30 +81,38 @@ class Endpoint:
         if client and not client.allows(name):
             message = f'This key may not use the model "{name[:LONGEST]}"; GET /v1/models lists those that it may.'
             raise ApiError(403, message, code="model_not_allowed", param="model")
+        if client and client.models is not None:
+            for param in request.OTHER_MODELS & asked.body.keys():
+                message = f'"{param}" could name other models, which this key may not use; leave it out.'
+                raise ApiError(403, message, code="model_not_allowed", param=param)
         return route
 
-    async def _directly(self, call: Call, receive: Receive, send: Send) -> None:
-        """Forward and pass the answer on."""
-        with Presence(receive):
-            reply = await self._gateway.attempts.open(call)
-            try:
-                if isinstance(reply, Streaming):
-                    async with aclosing(reply.chunks()) as chunks:
-                        await relay(200, _headers(call, reply.kind), chunks, send)
-                else:
-                    await answer(reply.body, _headers(call, reply.kind), send)
-            finally:
-                reply.close()
+    def _stream(self, call: Call, send: Send) -> EventStream:
+        seconds = self._gateway.keep_alive if call.asked.stream else 0.0
+        return EventStream(send, seconds, lambda: _headers(call, EVENTS))
 
-    async def _shared(self, call: Call, keys: Keys, receive: Receive, send: Send) -> None:
+    async def _directly(self, call: Call, out: EventStream, send: Send) -> None:
+        """Forward and pass the answer on."""
+        reply = await self._gateway.attempts.open(call)
+        try:
+            if isinstance(reply, Streaming):
+                async with aclosing(reply.chunks()) as chunks:
+                    await out.relay(_headers(call, reply.kind), chunks)
+            else:
+                await answer(reply.body, _headers(call, reply.kind), send)
+        finally:
+            reply.close()
+
+    async def _shared(self, call: Call, keys: Keys, out: EventStream, send: Send) -> None:
         """Answer from the cache, or together with everyone who asks the same at this moment."""
         cache = self._gateway.cache
         assert cache, "there are no keys without a cache"
         name = f"{keys.own}:fresh" if keys.fresh else keys.own
         window = WINDOW * max(cache.entry_bytes, LEAST_WINDOW_BYTES) if keys.streamed else None
         flight, first = self._gateway.flights.join(name, window, partial(self._fly, replace(call), keys))
-        with flight, Presence(receive):
+        with flight:
             began = time.perf_counter()
+            call.cache = self._state(flight, first)
             try:
                 await flight.head()
             finally:
@@ -112,10 +123,9 @@ class Endpoint:
                 call.first_byte = time.perf_counter() - call.began
             if flight.kind.startswith(EVENTS) or call.asked.stream:
                 async with aclosing(flight.chunks()) as chunks:
-                    await relay(200, _headers(call, flight.kind), chunks, send)
+                    await out.relay(_headers(call, flight.kind), chunks)
             else:
                 await answer(flight.whole or b"", _headers(call, flight.kind), send)
-            call.usage = flight.usage if first and not flight.kept else None
 
     async def _fly(self, call: Call, keys: Keys, flight: Flight) -> None:
         """Bring the answer that all listeners of `flight` wait for, and keep it."""
@@ -125,7 +135,7 @@ class Endpoint:
         if kept:
             body: bytes | None = kept.body
             if keys.streamed and not kept.streamed:
-                body = replay.events(kept.body, include_usage=_wants_usage(call))
+                body = replay.events(kept.body, include_usage=call.asked.wants_usage)
             if body:
                 flight.begin(kept.upstream, EVENTS if keys.streamed else JSON, kept=True)
                 await flight.add(body)
@@ -142,7 +152,6 @@ class Endpoint:
                     await flight.add(chunk)
         finally:
             reply.close()
-        flight.usage = call.usage
         flight.finish()
         body = flight.whole
         if body is None:
@@ -162,13 +171,9 @@ def _headers(call: Call, kind: str) -> Headers:
 
 
 def _told(call: Call) -> Headers:
+    upstream = [(b"x-llm-call-upstream", call.upstream.encode())] if call.upstream else []
     return [
-        (b"x-llm-call-upstream", call.upstream.encode()),
+        *upstream,
         (b"x-llm-call-cache", call.cache.encode()),
         (b"x-llm-call-overhead-ms", b"%.2f" % (call.overhead * 1000)),
     ]
-
-
-def _wants_usage(call: Call) -> bool:
-    options = call.asked.body.get("stream_options")
-    return isinstance(options, dict) and bool(options.get("include_usage"))

@@ -25,6 +25,33 @@ OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 """Without this its import asks the network for a list of prices."""
 LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 LEFT_OUT = frozenset({"model", "stream"})
+PASSED = frozenset(
+    {
+        "messages",
+        "input",
+        "temperature",
+        "top_p",
+        "n",
+        "stop",
+        "max_tokens",
+        "max_completion_tokens",
+        "presence_penalty",
+    }
+    | {
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "user",
+        "seed",
+        "tools",
+        "tool_choice",
+        "functions",
+    }
+    | {"function_call", "parallel_tool_calls", "response_format", "stream_options", "modalities", "audio", "prediction"}
+    | {"reasoning_effort", "verbosity", "web_search_options", "encoding_format", "dimensions"}
+)
+"""The members that are passed on as options of the library: OpenAI's own. Its others say where and with which key to ask."""
 
 
 def lack() -> str:
@@ -51,7 +78,11 @@ async def load() -> Any:
 async def post(library: Any, target: Target, call: Call) -> Answered:
     """Ask and return what looks like an HTTP response, whatever its status. Raises TimeoutError."""
     asked, upstream = call.asked, target.upstream
-    options = {name: value for name, value in asked.body.items() if name not in LEFT_OUT}
+    options = {name: value for name, value in asked.body.items() if name in PASSED}
+    if others := {name: value for name, value in asked.body.items() if name not in PASSED | LEFT_OUT}:
+        options["extra_body"] = others  # so that they are data, and never an address or a key
+    if call.counting:
+        options["stream_options"] = {**(asked.body.get("stream_options") or {}), "include_usage": True}
     options |= {"model": target.upstream_name, "timeout": target.timeout, "num_retries": 0, "max_retries": 0}
     if upstream.base_url:
         options["api_base"] = upstream.base_url

@@ -11,7 +11,7 @@ from llm_call.api.cache import Cache
 from llm_call.api.call import Call
 from llm_call.api.catalog import Catalog, Route, Target
 from llm_call.api.flights import Flights
-from llm_call.api.learning import Learner
+from llm_call.api.learning import Learner, rated_as
 from llm_call.api.telemetry import Telemetry
 from llm_call.api.upstreams import Upstreams
 from serving.settings import SettingsError
@@ -20,7 +20,10 @@ log = logging.getLogger("llm_call")
 
 
 class Gateway:
-    """`cache` and `learner` are None where they are switched off; then nothing of them runs."""
+    """`cache` and `learner` are None where they are switched off; then nothing of them runs.
+
+    `body_limit` in bytes; `keep_alive`: the longest silence of a stream in seconds, 0 for any.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Gateway:
         cache: Cache | None,
         learner: Learner | None,
         body_limit: int,
+        keep_alive: float,
     ) -> None:
         self.catalog = catalog
         self.pool = pool
@@ -38,9 +42,10 @@ class Gateway:
         self.cache = cache
         self.learner = learner
         self.body_limit = body_limit
+        self.keep_alive = keep_alive
         self.breakers = Breakers()
         self.flights = Flights()
-        self.attempts = Attempts(pool, self.breakers, self._outcome)
+        self.attempts = Attempts(pool, self.breakers, self._outcome, telemetry.tokens)
 
     def show_gauges(self) -> None:
         """Let the metrics show the state of breakers and arms."""
@@ -107,4 +112,5 @@ class Gateway:
         cost = call.usage.cost(target.price) if ok and call.usage else None
         self.telemetry.attempt(target, ok, cost)
         if self.learner and call.route.learned:
-            self.learner.record(call.route.name, target.model, call.ident, ok=ok, seconds=seconds, cost=cost)
+            ident = rated_as(call.client, call.ident)
+            self.learner.record(call.route.name, target.model, ident, ok=ok, seconds=seconds, cost=cost)

@@ -12,11 +12,13 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from llm_call.api import thompson
 from llm_call.api.arms import Evidence
 from llm_call.api.shared import Answered, Shared
+from serving.keys_file import Key, scope_of
 
 if TYPE_CHECKING:
     from llm_call.api.store import Store
@@ -33,6 +35,11 @@ AT_ONCE = 250
 """Answers per message to Redis: about a millisecond of work."""
 LONGEST_ID = 128
 """Characters of a request id."""
+
+
+def rated_as(key: Key | None, ident: str) -> str:
+    """Return the id under which an answer can be rated: with the key's scope, for clients choose their requests' ids."""
+    return sha256(scope_of(key) + ident.encode()).hexdigest()
 
 
 class Learner:

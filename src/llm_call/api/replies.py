@@ -8,14 +8,15 @@ from collections.abc import AsyncGenerator, Callable
 import aiohttp
 import orjson
 
-from llm_call.api import upstreams, usage
+from llm_call.api import counting, upstreams, usage
 from llm_call.api.call import Call
 from llm_call.api.catalog import Target
 from llm_call.api.upstreams import Response
+from serving import event_stream
 from serving.errors import ApiError
+from serving.event_stream import EVENTS
 
 JSON = "application/json"
-EVENTS = "text/event-stream"
 PARSED_BYTES = 256 * 1024
 """A document up to this size is parsed, to find out that it is one; of a larger one only the ends are looked at."""
 HELD_BYTES = 1024 * 1024
@@ -23,17 +24,20 @@ HELD_BYTES = 1024 * 1024
 
 Outcome = Callable[[bool], None]
 """Called once with whether the answer came to its end."""
+Count = Callable[[Call, Target], None]
+"""Called once when the answer is over, whole or not; what is known of its tokens is in the call."""
 
 
 class Whole:
     """A document. What is learned of it waits until it is passed on: `outcome` hears of it by `close`."""
 
-    def __init__(self, call: Call, target: Target, kind: str, body: bytes, outcome: Outcome) -> None:
+    def __init__(self, call: Call, target: Target, kind: str, body: bytes, outcome: Outcome, count: Count) -> None:
         self.target = target
         self.kind = kind
         self.body = body
         self._call = call
         self._outcome = outcome
+        self._count = count
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the document."""
@@ -43,47 +47,56 @@ class Whole:
         """Count it. The connection was given back with the last byte."""
         self._call.usage = usage.read(self.body[-usage.TAIL_BYTES :])
         self._outcome(True)
+        self._count(self._call, self.target)
 
 
 class Streaming:
     """A stream. `outcome` hears how it ended; a client that leaves before is no outcome."""
 
-    def __init__(self, call: Call, target: Target, response: Response, first: bytes, outcome: Outcome) -> None:
+    def __init__(
+        self, call: Call, target: Target, response: Response, first: bytes, outcome: Outcome, count: Count
+    ) -> None:
         self.target = target
         self.kind = response.headers.get("content-type", EVENTS)
         self._call = call
         self._response = response
         self._first = first
         self._outcome = outcome
+        self._count = count
+        self._events = 0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield whole lines as they come; raises ApiError if the upstream breaks off.
+        """Yield whole events as they come; raises ApiError if the upstream breaks off.
 
-        So what was passed on before an error can be followed by an event that tells it. What is no stream of events
+        So what was passed on can be followed by an event that tells an error, or by a comment. What is no stream of events
         passes as it is.
         """
-        tail = held = b""
+        tail, held = b"", bytearray()
         events = self.kind.startswith(EVENTS)
         async for chunk in self._received():
             tail = (tail + chunk)[-usage.TAIL_BYTES :] if len(chunk) < usage.TAIL_BYTES else chunk[-usage.TAIL_BYTES :]
-            if not events or chunk.endswith(b"\n"):
-                yield held + chunk
-                held = b""
-                continue
-            lines, end, rest = (held + chunk).rpartition(b"\n")
-            if len(rest) > HELD_BYTES:
-                lines, end, rest = lines + end + rest, b"", b""
-            held = rest
-            if lines:
-                yield lines + end
+            if not events:
+                yield chunk
+            elif not held and chunk.endswith(event_stream.ENDS):
+                if piece := self._shown(chunk):
+                    yield piece
+            elif piece := self._shown(_whole(held, chunk)):
+                yield piece
         if held:
-            yield held
+            yield self._shown(bytes(held))
         self._call.usage = usage.read(tail)
         self._outcome(True)
 
+    def _shown(self, piece: bytes) -> bytes:
+        self._events += piece.count(b"data:")
+        return counting.hidden(piece) if self._call.counting else piece
+
     def close(self) -> None:
-        """Give the connection back to the pool after a whole answer, and close it after a part of one."""
+        """Give the connection back to the pool after a whole answer, and close it after a part of one; count it."""
         self._response.release()
+        if self._call.usage is None:
+            self._call.usage = usage.estimate(self._call.asked.text, self._events)
+        self._count(self._call, self.target)
 
     async def _received(self) -> AsyncGenerator[bytes, None]:
         call = self._call
@@ -97,6 +110,18 @@ class Streaming:
         except (aiohttp.ClientError, TimeoutError) as error:
             self._outcome(False)
             raise upstreams.failure(self.target.upstream, error) from error
+
+
+def _whole(held: bytearray, chunk: bytes) -> bytes:
+    """Add `chunk` to what is held, take the whole events from it and return them."""
+    start = max(0, len(held) - event_stream.LONGEST_END)
+    held += chunk
+    end = event_stream.whole(held, start)
+    if len(held) - end > HELD_BYTES:
+        end = len(held)
+    piece = bytes(held[:end])
+    del held[:end]
+    return piece
 
 
 def malformed(target: Target, kind: str, body: bytes) -> ApiError | None:

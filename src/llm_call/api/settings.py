@@ -10,13 +10,13 @@ from llm_call.api.catalog import Catalog
 from llm_call.api.local import options
 from llm_call.api.local.options import Options
 from llm_call.api.redis_login import Login
-from serving import cors
+from serving import cors, event_stream
 from serving.auth import Keyring
-from serving.keys_file import EVERY
+from serving.keys_file import EVERY, NUMBERS
 from serving.settings import Env, SettingsError, without_password
 
-OPTIONS = (*EVERY, "tools", "mcp")
-"""What a key's line may say; the last two are told to the Claude proxy, which knows the names."""
+OPTIONS = (*EVERY, "tenant", "tools", "mcp", *NUMBERS)
+"""What a key's line may say; all but the first three are told to the Claude proxy, which knows the names."""
 BODY_BYTES = 20 * 1024 * 1024
 """Largest request: a few large images in base64; OpenAI's own limit for them."""
 CACHE_TTL_SECONDS = 3600
@@ -28,9 +28,9 @@ CACHE_ENTRY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """`cache_ttl` in seconds, 0 for no cache; `body_limit`, `cache_entry` in bytes.
+    """`cache_ttl` and `keep_alive` in seconds, 0 for none of it; `body_limit`, `cache_entry` in bytes.
 
-    `redis_url` and `cache_folder` are empty where there is none.
+    `redis_url` and `cache_folder` are empty where there is none. `cache_shared`: tenants see one another's answers.
     """
 
     catalog: Catalog
@@ -40,7 +40,9 @@ class Settings:
     cache_ttl: int = CACHE_TTL_SECONDS
     cache_entry: int = CACHE_ENTRY_BYTES
     cache_folder: str = ""
+    cache_shared: bool = False
     body_limit: int = BODY_BYTES
+    keep_alive: float = event_stream.SECONDS
     rl_routing: bool = False
     cors_origins: tuple[str, ...] = ()
     local: Options = field(default_factory=Options)
@@ -69,7 +71,9 @@ def read(host: str, env: Env | None = None) -> Settings:
         cache_ttl=env.integer("LLM_CALL_CACHE_TTL", CACHE_TTL_SECONDS, minimum=0),
         cache_entry=env.integer("LLM_CALL_CACHE_ENTRY_BYTES", CACHE_ENTRY_BYTES, minimum=0),
         cache_folder=_cache_folder(env),
+        cache_shared=env.flag("LLM_CALL_CACHE_SHARED", False),
         body_limit=env.integer("LLM_CALL_MAX_BODY_BYTES", BODY_BYTES, minimum=1024),
+        keep_alive=event_stream.seconds(env, "LLM_CALL"),
         rl_routing=env.flag("ENABLE_RL_ROUTING", False),
         cors_origins=cors.read(env, "LLM_CALL"),
         local=options.read(env),

@@ -1,17 +1,13 @@
-"""Sends answers, streams as they come, and notices a client that went away."""
+"""Sends whole answers, and notices a client that went away."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from types import TracebackType
 
 from serving.asgi import Receive, Send
 from serving.body import ClientGone
-from serving.errors import ApiError
-
-Headers = list[tuple[bytes, bytes]]
-
+from serving.event_stream import Headers
 
 PATIENCE_SECONDS = 0.05
 """What takes less is not watched: a task costs more than it could save."""
@@ -51,21 +47,6 @@ class Presence:
             message = await self._receive()
         self._gone = True
         self._task.cancel()
-
-
-async def relay(status: int, headers: Headers, chunks: AsyncIterator[bytes], send: Send) -> None:
-    """Send an answer of which each chunk goes out at once. If it breaks off, its last event tells why.
-
-    It then lacks the `[DONE]`, and OpenAI's clients raise what the event says.
-    """
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    try:
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except ApiError as error:
-        await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n", "more_body": False})
-        return
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def answer(body: bytes, headers: Headers, send: Send) -> None:

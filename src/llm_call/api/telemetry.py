@@ -43,7 +43,9 @@ class Telemetry:
         self._seconds = self._histogram("request_seconds", "From request to end of answer.", both, SECONDS)
         self._first_byte = self._histogram("first_byte_seconds", "From request to first byte of answer.", both, SECONDS)
         self._overhead = self._histogram("overhead_seconds", "The gateway's own time.", (), OVERHEAD_SECONDS)
-        self._tokens = self._counter("tokens", "Tokens, where the upstream tells them.", (*both, "kind"))
+        self._tokens = self._counter(
+            "tokens", "Tokens by kind; kinds that end in _estimated are ours.", (*both, "kind")
+        )
         self._cost = self._counter("cost_usd", "US dollars, by the prices of models.toml.", both)
         self._attempts = self._counter("attempts", "Attempts at upstreams.", ("upstream", "outcome"))
         self._cache = self._counter("cache", "What the cache did: hit, miss, off.", ("result",))
@@ -59,9 +61,13 @@ class Telemetry:
         self._cache[call.cache,].inc()
         if call.first_byte is not None:
             self._first_byte[both].observe(call.first_byte)
+
+    def tokens(self, call: Call, target: Target) -> None:
+        """Count the tokens of one answer of an upstream, whoever listened to it and for how long."""
         if call.usage:
-            self._tokens[(*both, "prompt")].inc(call.usage.prompt)
-            self._tokens[(*both, "completion")].inc(call.usage.completion)
+            both, suffix = (call.route.name, target.upstream.name), "_estimated" if call.usage.estimated else ""
+            self._tokens[(*both, f"prompt{suffix}")].inc(call.usage.prompt)
+            self._tokens[(*both, f"completion{suffix}")].inc(call.usage.completion)
 
     def attempt(self, target: Target, ok: bool, cost: float | None) -> None:
         """Count an attempt at an upstream, and what it cost in US dollars."""

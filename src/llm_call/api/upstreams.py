@@ -23,7 +23,7 @@ from llm_call.api.local.refusals import Ended
 from llm_call.api.request import Asked, Wire
 from serving.errors import ApiError
 from serving.health import Dependency, NotConfigured
-from serving.keys_file import Key
+from serving.keys_file import NUMBERS, Key
 
 if TYPE_CHECKING:
     from llm_call.api.local.fleet import Fleet
@@ -143,7 +143,7 @@ class Upstreams:
             timeout = _timeout(target.timeout)
         return await self._open_session().post(
             place.urls[asked.wire],
-            data=asked.named(target.upstream_name),
+            data=call.sent(target),
             headers=headers,
             timeout=timeout,
             allow_redirects=False,
@@ -179,7 +179,9 @@ class Upstreams:
 def _told_of(client: Key) -> dict[str, str]:
     """For whom we ask: the proxy keeps sessions apart by it, and gives no tools that this key may not use."""
     tools, servers = (",".join(client.options.get(option, ())) for option in ("tools", "mcp"))
-    return {"x-llm-call-client": client.name, "x-llm-call-tools": tools, "x-llm-call-mcp": servers}
+    most = {f"x-llm-call-{name}": client.options[name][0] for name in NUMBERS if name in client.options}
+    told = {"x-llm-call-client": client.name, "x-llm-call-scope": client.scope.hex()}
+    return {**told, "x-llm-call-tools": tools, "x-llm-call-mcp": servers, **most}
 
 
 def _timeout(silence: float) -> aiohttp.ClientTimeout:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PARTS = ("network", "files", "kernel", "hunt", "bombs", "main")
+PARTS = ("network", "files", "kernel", "hunt", "bombs", "quotas", "main")
 
 
 def program() -> str:

@@ -170,3 +170,8 @@ def new_privileges():
 def unfiltered():
     if call("prctl", SECCOMP, 0, 0, 0, 0):
         raise PermissionError("a filter judges system calls")
+
+
+def terminal():
+    """A pair of terminals, of which the host has so many."""
+    return os.openpty()

@@ -34,7 +34,7 @@ def message(role: str, block: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(*documents: Any) -> list[Event]:
-    reader = Reader("opus")
+    reader = Reader("opus", 1 << 20)
     events = [reader.feed(json.dumps(document).encode()) for document in documents]
     return [event for event in events if event is not None]
 

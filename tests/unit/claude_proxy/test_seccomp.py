@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import struct
 
 import pytest
@@ -12,10 +13,10 @@ from claude_proxy.sandbox import Sandbox
 MACHINES = tuple(seccomp.ARCHITECTURES)
 
 
-def decided(machine: str, number: int, *arguments: int, architecture: int | None = None, gpu: bool = False) -> int:
+def decided(machine: str, number: int, *arguments: int, architecture: int | None = None, **more: bool) -> int:
     """Run the filter as the kernel does: instructions of linux/bpf_common.h over a struct seccomp_data."""
     data = struct.pack("=iIQ6Q", number, architecture or seccomp.ARCHITECTURES[machine], 0, *(*arguments, *[0] * 6)[:6])
-    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine, gpu)))
+    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine, **more)))
     loaded = place = 0
     while True:
         operation, yes, no, value = code[place]
@@ -35,8 +36,8 @@ def decided(machine: str, number: int, *arguments: int, architecture: int | None
             place += yes if tests[operation] else no
 
 
-def call(machine: str, name: str, *arguments: int, gpu: bool = False) -> int:
-    return decided(machine, seccomp.number(name, machine), *arguments, gpu=gpu)
+def call(machine: str, name: str, *arguments: int, **more: bool) -> int:
+    return decided(machine, seccomp.number(name, machine), *arguments, **more)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -68,6 +69,22 @@ def test_tcp_is_spoken_in_the_way_that_landlock_hears(machine: str) -> None:
     for name, place in seccomp.FLAGS.items():
         assert call(machine, name, *[0] * place, 0x4000) == seccomp.ALLOW  # MSG_NOSIGNAL
         assert call(machine, name, *[0] * place, 0x4000 | seccomp.FASTOPEN) == seccomp.REFUSE
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_who_needs_no_datagrams_has_none_by_ip(machine: str) -> None:
+    def made(*arguments: int) -> int:
+        return call(machine, "socket", *arguments, datagrams=False)
+
+    flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    for family in (socket.AF_INET, socket.AF_INET6):
+        assert {made(family, socket.SOCK_STREAM | more) for more in (0, flags)} == {seccomp.ALLOW}
+        assert {made(family, kind | more) for kind in (2, 3, 4, 5, 6, 10) for more in (0, flags)} == {seccomp.REFUSE}
+        assert made(family, socket.SOCK_STREAM, seccomp.MPTCP) == seccomp.REFUSE
+    for family in (socket.AF_UNIX, socket.AF_NETLINK):
+        assert {made(family, kind) for kind in (1, 2, 3, 5)} == {seccomp.ALLOW}
+    assert made(seccomp.AF_SMC, 1) == seccomp.REFUSE
+    assert call(machine, "socket", socket.AF_INET, socket.SOCK_DGRAM) == seccomp.ALLOW
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 from claude_proxy.events import Finished, Usage
-from claude_proxy.wire import Answer, error_frame
-from serving.errors import ApiError
+from claude_proxy.wire import Answer
 
 COUNTED = Usage(fresh=10, cache_written=3, cache_read=4, output=5, thinking=2)
 OPENAI = {
@@ -58,9 +57,3 @@ def test_no_usage_unless_asked_for() -> None:
     closing = documents(Answer("claude-x").closing(Finished("text", "stop", COUNTED, "claude-x")))
     assert len(closing) == 2
     assert "usage" not in closing[0]
-
-
-def test_an_error_in_a_stream() -> None:
-    assert (
-        documents(error_frame(ApiError(504, "too late", code="deadline_exceeded")))[0]["error"]["message"] == "too late"
-    )

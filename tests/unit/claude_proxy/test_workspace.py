@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from claude_proxy.workspace import LEVELS, Workspace, fill, remove
+from claude_proxy.folders import HISTORY, LEVELS, SYSTEM, fill
+from claude_proxy.workspace import Workspace, remove
 from serving.settings import SettingsError
 
 
 def test_a_request_has_a_private_folder_and_leaves_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "root")
     first, second = workspace.reserve(), workspace.reserve()
-    fill(first, "be brief", b"{}\n")
-    fill(second, "")
+    fill(first, {SYSTEM: b"be brief", HISTORY: b"{}\n"})
+    fill(second, {})
     assert first.system.read_text() == "be brief"
     assert first.history.read_bytes() == b"{}\n"
     assert not second.history.exists()
@@ -48,7 +49,7 @@ def test_what_is_too_deep_is_left_to_rm_and_the_lock_goes_last(tmp_path: Path, m
     """rm itself: tests/services/test_claude_proxy_refusals.py."""
     workspace = Workspace(tmp_path)
     folder = workspace.reserve()
-    fill(folder, "")
+    fill(folder, {})
     Path(folder.work, *["deeper"] * LEVELS).mkdir(parents=True)
     called: list[str] = []
     monkeypatch.setattr(subprocess, "run", lambda words, **_options: called.append(words[0]))
@@ -63,7 +64,7 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     (outside / "file").touch()
     workspace = Workspace(tmp_path / "root")
     folder = workspace.reserve()
-    fill(folder, "")
+    fill(folder, {})
     for number, target in enumerate((outside, outside / "file")):
         (folder.work / str(number)).symlink_to(target)
     remove(folder)

@@ -101,7 +101,7 @@ class Pool(Upstreams):
 
     async def post(self, target: Target, call: Call) -> Any:
         await asyncio.sleep(0)
-        self.sent.append(json.loads(call.asked.named(target.upstream_name)))
+        self.sent.append(json.loads(call.sent(target)))
         self.asked.append(target.upstream.name)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import options
+from serving import options, settings
 from serving.settings import Env, Secret, SettingsError
 
 
@@ -18,6 +18,30 @@ def test_values_and_defaults() -> None:
     assert (env.flag("F", False), env.flag("EMPTY", True)) == (True, True)
     assert (env.seconds("S", 1), env.seconds("NONE", 1)) == (0.5, 1)
     env.finish()
+
+
+def test_a_secret_that_may_not_be_read_under_other_user_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container of an engine with userns-remap, where 500000 of this machine is root."""
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    read, ids = Path.read_text, tmp_path / "uid_map"
+    path = tmp_path / "key"
+    path.write_text("x")
+    monkeypatch.setattr(settings, "IDS", ids)
+    said = []
+    for known in ("         0          0 4294967295\n", "         0     500000      65536\n", ""):
+        ids.write_text(known) if known else ids.unlink()
+        env = Env({"K_FILE": str(path)})
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_text", lambda self, *more: refuse() if self == path else read(self, *more))
+            env.secret("K")
+        with pytest.raises(SettingsError) as caught:
+            env.finish()
+        said.append(caught.value.faults[0])
+    assert ["userns-remap" in each for each in said] == [False, True, False]
+    assert "cannot read" in said[1]
 
 
 def test_all_faults_come_at_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 from serving import auth, rates
 from serving.asgi import notes
 from serving.auth import Guard, Key, Keyring, is_loopback
+from serving.keys_file import EVERY, parse
 from serving.rates import Rates
 from serving.settings import SettingsError
 from tests.support.asgi import Answer, ask
@@ -95,6 +96,18 @@ def test_a_service_names_its_own_options(file: Path) -> None:
     key = Keyring.load(file, options=("rpm", "tools", "mcp")).find(b"Bearer a")
     assert key
     assert (key.rpm, key.options) == (5, {"tools": ("Read", "Bash"), "mcp": ("docs",)})
+
+
+def test_what_one_request_may_have_is_one_number(file: Path) -> None:
+    options = ("calls", "tokens")
+    file.write_text(f"a:{digest('a')} calls=5 tokens=1000000\n")
+    key = Keyring.load(file, options=options).find(b"Bearer a")
+    assert key
+    assert key.options == {"calls": ("5",), "tokens": ("1000000",)}
+    for wrong in ("calls=0", "calls=x", "tokens=1,2", "tokens=", "calls=\u00b2"):
+        file.write_text(f"a:{digest('a')} {wrong}\n")
+        with pytest.raises(SettingsError, match="the least is 1"):
+            Keyring.load(file, options=options)
 
 
 def test_every_faulty_option_is_named(file: Path) -> None:
@@ -237,3 +250,25 @@ def test_the_guard_enforces_the_rate_across_a_reload(file: Path, clock: list[flo
     assert request("/health/live").status == 200
     clock[0] += 29
     assert request().status == 200
+
+
+def test_answers_are_kept_by_key_or_by_declared_tenant(file: Path) -> None:
+    file.write_text(
+        f"a:{digest('a')}\nb:{digest('b')}\nc:{digest('c')} tenant=a\nd:{digest('d')} tenant=a rpm=1\ne:{digest('e')} tenant=b\n"
+    )
+    options = (*EVERY, "tenant")
+    scopes = [key.scope for key in parse(file.read_text(), "keys", options).values()]
+    assert len(set(scopes)) == 4
+    assert scopes[2] == scopes[3]
+    assert {len(each) for each in scopes} == {32}
+    assert Key("anonymous").scope not in scopes
+    renamed = parse(f"z:{digest('a')}\n", "keys", options)
+    assert [key.scope for key in renamed.values()] == scopes[:1]
+    assert all("tenant" not in key.options for key in parse(file.read_text(), "keys", options).values())
+
+
+@pytest.mark.parametrize("value", ["", "a,b", "a b", "a:b", "a/b", "x" * 65, "\u00e4"])
+def test_a_tenant_is_one_name(file: Path, value: str) -> None:
+    found = faults(file, f"a:{digest('a')} tenant={value}\n", options=(*EVERY, "tenant"))
+    assert found
+    assert all(fault.startswith("1: ") for fault in found)

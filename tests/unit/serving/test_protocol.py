@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving import protocol
-from serving.protocol import LINGER_SECONDS, SPARE_CONNECTIONS, WRITE_SECONDS, BoundedProtocol, Limits, bounded
+from serving import protocol, strangers
+from serving.protocol import SPARE_CONNECTIONS, WRITE_SECONDS, BoundedProtocol, Limits, bounded
+from serving.strangers import LINGER_BYTES, LINGER_SECONDS
 
-LIMITS = Limits(30, 1000)
+LIMITS = Limits(30, 1000, stranger_seconds=30)
 POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
 
 
@@ -51,8 +53,8 @@ class Notes(asyncio.Transport):
 class Peer:
     """One connection and the time since it was made."""
 
-    def __init__(self, app, limits: Limits, state: ServerState) -> None:
-        config = uvicorn.Config(app, http=bounded(limits), ws="none", lifespan="off", log_config=None)
+    def __init__(self, app, kind: type[BoundedProtocol], state: ServerState) -> None:
+        config = uvicorn.Config(app, http=kind, ws="none", lifespan="off", log_config=None)
         config.load()
         loop = asyncio.get_running_loop()
         made = config.http_protocol_class(config=config, server_state=state, app_state={}, _loop=loop)
@@ -85,6 +87,11 @@ async def thinking(scope, receive, send) -> None:
     await asyncio.Event().wait()
 
 
+async def refusing(scope, receive, send) -> None:
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def late(scope, receive, send) -> None:
     await asyncio.Event().wait()
 
@@ -92,7 +99,8 @@ async def late(scope, receive, send) -> None:
 def play(scenario: Callable[[Callable[..., Peer]], Awaitable[None]]) -> None:
     async def run() -> None:
         state = ServerState()
-        await scenario(lambda app=taking, limits=LIMITS: Peer(app, limits, state))
+        kind = functools.cache(bounded)
+        await scenario(lambda app=taking, limits=LIMITS: Peer(app, kind(limits), state))
         for task in state.tasks:
             task.cancel()
         await asyncio.gather(*state.tasks, return_exceptions=True)
@@ -232,6 +240,7 @@ def test_a_client_that_reads_nothing_is_cut_off_in_the_end() -> None:
     async def scenario(connect) -> None:
         peer = connect(thinking)
         await peer.say(POST + b"abc")
+        peer.protocol.admit()
         peer.protocol.pause_writing()
         peer.transport.waiting = 100_000
         peer.after(1, WRITE_SECONDS)
@@ -252,17 +261,100 @@ def test_a_client_that_reads_nothing_is_cut_off_in_the_end() -> None:
 
 def test_connections_above_the_limit() -> None:
     async def scenario(connect) -> None:
-        few = Limits(30, 1)
-        peers = [connect(limits=few) for _ in range(SPARE_CONNECTIONS + 2)]
-        assert [peer.transport.aborted for peer in peers] == [False] * (SPARE_CONNECTIONS + 1) + [True]
-        first, second, third = peers[:3]
+        few = Limits(30, 1, stranger_seconds=30)
+        peers = []
+        for _ in range(SPARE_CONNECTIONS + 1):
+            peers.append(connect(limits=few))
+            peers[-1].protocol.admit()
+        assert not any(each.transport.closed for each in peers)
+        assert connect(limits=few).transport.aborted
+        for each in peers[1:]:
+            each.protocol.connection_lost(None)
+        second, third = connect(limits=few), connect(limits=few)
         await second.say(POST)
         assert second.transport.written.startswith(b"HTTP/1.1 503 ")
         third.after(LINGER_SECONDS + 1)
         assert (third.transport.closed, third.transport.written) == (True, b"")
-        await first.say(POST + b"abc")
-        assert first.transport.written.startswith(b"HTTP/1.1 200 ")
-        first.protocol.connection_lost(None)
+        await peers[0].say(POST + b"abc")
+        assert peers[0].transport.written.startswith(b"HTTP/1.1 200 ")
+        peers[0].protocol.connection_lost(None)
+
+    play(scenario)
+
+
+def test_newcomers_are_let_in_and_the_oldest_without_a_key_goes() -> None:
+    async def scenario(connect) -> None:
+        few = Limits(30, 4)
+        room = few.room
+        known, busy = connect(limits=few), connect(thinking, few)
+        known.protocol.admit()
+        await busy.say(POST + b"abc")
+        crowd = [connect(limits=few) for _ in range(room.most - 1)]
+        assert not any(each.transport.closed for each in crowd), "all of them are young"
+        newcomer = connect(limits=few)
+        assert [each.transport.aborted for each in crowd[:2]] == [True, False], "no room is left at all"
+        for each in crowd:
+            each.protocol.made -= strangers.GRACE_SECONDS
+        await newcomer.say(POST + b"abc")
+        assert newcomer.transport.written.startswith(b"HTTP/1.1 200 ")
+        for _ in range(room.most):
+            connect(limits=few)
+        assert all(each.transport.aborted for each in crowd)
+        assert not known.transport.closed
+        assert not busy.transport.closed, "it waits for the application"
+
+    play(scenario)
+
+
+def test_a_client_without_a_key_has_a_few_seconds_for_a_head() -> None:
+    async def scenario(connect) -> None:
+        silent, dripping, known = (connect(limits=Limits()) for _ in range(3))
+        await dripping.say(POST[:20])
+        known.protocol.admit()
+        for each in (silent, dripping, known):
+            each.after(0, strangers.SECONDS - 0.5)
+            assert not each.transport.written
+            each.after(strangers.SECONDS + 1)
+        assert (silent.transport.closed, silent.transport.written) == (True, b"")
+        assert dripping.transport.written.startswith(b"HTTP/1.1 408 ")
+        assert not known.transport.closed
+
+    play(scenario)
+
+
+def test_an_early_answer_to_a_client_without_a_key_is_followed_by_a_short_linger() -> None:
+    async def scenario(connect) -> None:
+        peer, greedy, known = (connect(refusing) for _ in range(3))
+        for each in (peer, greedy, known):
+            if each is known:
+                each.protocol.admit()
+            await each.say(POST.replace(b": 3", b": 100000000") + b"x")
+            assert each.transport.written.startswith(b"HTTP/1.1 401 ")
+            assert each.transport.ended == (each is not known), "the end of the answers"
+            assert not each.transport.closed, "unread bytes would be a reset"
+        for each in (peer, known):
+            await each.say(b"x" * 1000)
+            each.after(LINGER_SECONDS + 1)
+        assert (peer.transport.closed, known.transport.closed) == (True, False)
+        for _ in range(LINGER_BYTES // 2**20 + 1):
+            await greedy.say(b"x" * 2**20)
+        assert greedy.transport.aborted
+
+    play(scenario)
+
+
+def test_a_client_without_a_key_that_reads_a_little_now_and_then_is_cut_off() -> None:
+    async def scenario(connect) -> None:
+        peer = connect(thinking, Limits())
+        await peer.say(POST + b"abc")
+        peer.protocol.pause_writing()
+        for second in range(10):
+            peer.transport.waiting = 100_000 - second
+            peer.after(second)
+        assert not peer.transport.aborted
+        peer.after(12)
+        assert peer.transport.aborted
+        peer.protocol.connection_lost(None)
 
     play(scenario)
 

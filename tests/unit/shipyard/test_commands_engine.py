@@ -23,4 +23,13 @@ def test_the_configuration() -> None:
         "builder": {"gc": {"enabled": True, "defaultKeepStorage": "20GB"}},
         "log-driver": "json-file",
         "log-opts": {"max-size": "10m", "max-file": "3"},
+        "userland-proxy": False,
     }
+    assert json.loads(engine.daemon_json(proxy=True))["userland-proxy"] is True
+
+
+def test_nothing_from_outside_reaches_the_machines_own_loopback() -> None:
+    assert engine.keep_loopback("/opt/bin/iptables", "--check") == [
+        *("/opt/bin/iptables", "--wait", "--table", "raw", "--check", "PREROUTING"),
+        *("!", "--in-interface", "lo", "--destination", "127.0.0.0/8", "--jump", "DROP"),
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shipyard.diagnosis import engine, machine, network, numbers, secrets, tools
+from shipyard.diagnosis import engine, machine, network, numbers, open_files, secrets, tools
 from shipyard.diagnosis.engine import Reached
 from shipyard.diagnosis.finding import FAIL, OK, SKIP, WARN, Finding, fail, ok, skip, warn, worst
 from shipyard.diagnosis.machine import Kernel, Place
@@ -52,6 +52,43 @@ def test_older() -> None:
 
 
 # --- engine ---
+
+
+@pytest.mark.parametrize(
+    ("info", "daemon", "state", "words"),
+    [
+        ({}, {}, OK, "none by which a start fails"),
+        ({"SecurityOptions": None, "IPv4Forwarding": True, "DefaultRuntime": "runc"}, {"iptables": True}, OK, "none"),
+        (
+            {
+                "SecurityOptions": [
+                    "name=seccomp,profile=builtin",
+                    "name=cgroupns",
+                    "name=no-new-privileges",
+                    "name=apparmor",
+                ]
+            },
+            {"icc": False, "live-restore": True, "userland-proxy": False, "default-ulimits": {"nofile": {"Soft": 64}}},
+            OK,
+            "none",
+        ),
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=userns"]}, {}, FAIL, "userns-remap"),
+        ({"SecurityOptions": ["name=rootless", "name=userns"]}, {}, FAIL, "rootless"),
+        ({}, {"iptables": False, "ip-masq": False}, FAIL, "iptables=false: nothing keeps networks apart"),
+        ({}, {"ip-masq": False}, WARN, "ip-masq=false"),
+        ({"IPv4Forwarding": False}, {}, FAIL, "forwards no packets"),
+        ({"SecurityOptions": ["name=seccomp,profile=/etc/docker/own.json"]}, {}, WARN, "/etc/docker/own.json"),
+        ({"SecurityOptions": ["name=seccomp,profile=unconfined"]}, {}, OK, "none"),
+        ({"SecurityOptions": ["name=selinux"]}, {}, WARN, "SELinux"),
+        ({"DefaultRuntime": "runsc"}, {}, WARN, "run by runsc"),
+        ({"SecurityOptions": ["name=userns"], "DefaultRuntime": "runsc"}, {}, FAIL, "userns-remap: it gives"),
+    ],
+)
+def test_settings_of_the_whole_engine(info: dict[str, Any], daemon: dict[str, Any], state: str, words: str) -> None:
+    found = engine.settings(info, daemon)
+    assert found.state == state
+    assert words in found.seen
+    assert bool(found.mend) == (state in (WARN, FAIL))
 
 
 def test_an_engine_that_does_not_answer() -> None:
@@ -175,7 +212,7 @@ def test_what_the_limits_of_production_add_up_to() -> None:
     assert machine.limits("    mem_limit: ${X:-1g}\n", {"X": "2G"}) == 2 * 1024**3
     assert machine.limits("    mem_limit: ${X:-1g}\n", {"X": "much"}) == 0
     real = (ROOT / "compose/compose.yaml").read_text()
-    assert machine.limits(real, {}) == (256 + 512 + 4096 + 256 + 512) * 1024**2
+    assert machine.limits(real, {}) == (1024 + 512 + 8 * 1024 + 2048 + 256 + 512) * 1024**2
 
 
 def test_clocks() -> None:
@@ -329,3 +366,46 @@ def test_the_signing_key() -> None:
     assert secrets.signing([], there=True, public=True, mendable=False).state == OK
     found = secrets.signing([Fault("k", "is open", "chmod 600 k")], there=True, public=True, mendable=True)
     assert (found.state, found.mend, found.fix) == (FAIL, ("chmod 600 k",), "secrets")
+
+
+def test_the_published_port() -> None:
+    assert network.reached([]).state == SKIP
+    good = {
+        "port": "127.0.0.1:8001",
+        "answers": True,
+        "seen": "answers in 2 ms, with 1 instance of the API",
+        "mend": "",
+    }
+    assert network.reached([good]) == Finding(OK, "127.0.0.1:8001 answers in 2 ms, with 1 instance of the API")
+    dead = {"port": "127.0.0.1:8001", "answers": False, "seen": "no answer within 3 s", "mend": "docker restart x"}
+    found = network.reached([good, dead])
+    assert (found.state, found.mend) == (FAIL, ("docker restart x",))
+    assert "127.0.0.1:8001: no answer within 3 s, while the balancer runs" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("limit", "forwards", "kind", "state", "words"),
+    [
+        (1048576, "docker-proxy", "embedded", OK, "1048576"),
+        (20000, "kernel", "embedded", OK, "20000, ports forwarded by the kernel"),
+        (20000, "docker-proxy", "embedded", WARN, "enough for 3333 of the 12000 connections"),
+        (20000, "docker-proxy", "host", WARN, "enough for 3333 of the 12000 connections"),
+        (4096, "kernel", "embedded", FAIL, "a container of the stack asks for 16384"),
+        (None, "", "host", SKIP, "cannot be seen from here"),
+    ],
+)
+def test_open_files(limit: int | None, forwards: str, kind: str, state: str, words: str) -> None:
+    found = open_files.judge(limit, forwards, kind)
+    assert found.state == state
+    assert words in found.seen
+    assert bool(found.mend) == (state in (WARN, FAIL))
+
+
+def test_the_figures_are_those_of_the_balancer_and_of_compose() -> None:
+    balancer = (ROOT / "docker/balancer/haproxy.cfg").read_text()
+    assert f"    maxconn {open_files.CONNECTIONS}\n" in balancer
+    assert f"ulimit-n {open_files.CONTAINER} " in balancer
+    assert (
+        f"nofile: {{ soft: {open_files.CONTAINER}, hard: {open_files.CONTAINER} }}"
+        in (ROOT / "compose/hardened.yaml").read_text()
+    )

@@ -1,4 +1,4 @@
-"""The .env of a checkout: two lines are the toolkit's, everything else is the user's."""
+"""The .env of a checkout: three lines are the toolkit's, everything else is the user's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from shipyard import dotenv
 from shipyard.errors import ConfigError
 from shipyard.models import Project
 
-HEADER = "# Read by docker compose. The toolkit keeps the first two; add your own lines (ports, addresses) below.\n"
+HEADER = "# Read by docker compose. The toolkit keeps the first three; add your own lines (ports, addresses) below.\n"
 
 
 def ours(project: Project) -> str:
-    return f"COMPOSE_PROJECT_NAME={dotenv.project_name(project.root)}\nLLM_CALL_VERSION=1.2.3\n"
+    return "".join(f"{name}={value}\n" for name, value in known(project).items())
+
+
+def known(project: Project) -> dict[str, str]:
+    names = ("COMPOSE_PROJECT_NAME", "LLM_CALL_VERSION", "CLAUDE_RUNNER_UIDS")
+    return dict(zip(names, (dotenv.project_name(project.root), "1.2.3", dotenv.runner_uids(project.root)), strict=True))
 
 
 def test_each_checkout_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -30,7 +35,15 @@ def test_each_checkout_has_a_name_of_its_own(tmp_path: Path) -> None:
 def test_a_new_file(project: Project) -> None:
     found = dotenv.write(project)
     assert (project.root / ".env").read_text() == HEADER + ours(project)
-    assert found == {"COMPOSE_PROJECT_NAME": dotenv.project_name(project.root), "LLM_CALL_VERSION": "1.2.3"}
+    assert found == known(project)
+
+
+def test_each_checkout_has_uids_of_its_own_and_a_line_of_the_user_counts(project: Project, tmp_path: Path) -> None:
+    first, other = dotenv.runner_uids(tmp_path / "one"), dotenv.runner_uids(tmp_path / "other")
+    assert first != other
+    assert 20_000 < int(f"{first}1") < 60_000
+    (project.root / ".env").write_text("CLAUDE_RUNNER_UIDS=3000\n")
+    assert dotenv.write(project)["CLAUDE_RUNNER_UIDS"] == "3000"
 
 
 def test_a_file_that_is_right_is_not_touched(project: Project) -> None:
@@ -50,8 +63,7 @@ def test_the_users_lines_stay_when_ours_change(project: Project) -> None:
         "REDIS_PORT='7000'\nEMPTY=\nexport ODD = x=y\n"
     )
     assert dotenv.write(project) == {
-        "COMPOSE_PROJECT_NAME": dotenv.project_name(project.root),
-        "LLM_CALL_VERSION": "1.2.3",
+        **known(project),
         "REDIS_PORT": "7000",
         "EMPTY": "",
         "ODD": "x=y",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shipyard.engine import Engine, Status, api, embedded, packages
+from shipyard.engine import Engine, Status, api, embedded, files, packages
 from shipyard.engine.types import home
 from shipyard.errors import EngineMissing
 
@@ -208,12 +208,22 @@ def test_only_the_embedded_engine_is_stopped(machine: Machine) -> None:
 
 def test_status_of_each_kind(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "pid", lambda: 4242)
+    monkeypatch.setattr(files, "most", lambda number: {4242: 20000, 7: 1024}[number])
+    forwarders: list[int] = []
+    monkeypatch.setattr(files, "forwarders", lambda other_than: iter(forwarders))
     assert find.status() == Status("none", "", "", "`invoke engine.up` starts an embedded one")
     machine.answering = {embedded.host()}
     detail = f"pid 4242, data in {home()}, log {home()}/dockerd.log"
-    assert find.status() == Status("embedded", embedded.host(), "28.5.2", detail)
+    assert find.status() == Status("embedded", embedded.host(), "28.5.2", detail, 20000)
+    home().mkdir(parents=True, exist_ok=True)
+    for text, by in (('{"userland-proxy": false}', "kernel"), ('{"features": {}}', "docker-proxy")):
+        (home() / "daemon.json").write_text(text)
+        assert find.status().forwards == by
     machine.answering = {DEFAULT}
-    assert find.status() == Status("host", DEFAULT, "28.5.2", "found; the toolkit neither starts nor stops it")
+    detail = "found; the toolkit neither starts nor stops it"
+    assert find.status() == Status("host", DEFAULT, "28.5.2", detail)
+    forwarders.append(7)
+    assert find.status() == Status("host", DEFAULT, "28.5.2", detail, 1024, "docker-proxy")
     assert machine.did == []
 
 

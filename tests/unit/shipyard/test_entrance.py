@@ -39,3 +39,17 @@ def test_enough_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entrance, "instances", lambda where: next(answers))
     entrance.wait(("127.0.0.1", 8001), 2)
     assert next(answers, "asked to the end") == "asked to the end"
+
+
+@pytest.mark.parametrize(
+    ("ports", "asked"),
+    [
+        ("127.0.0.1:8001->8001", ("127.0.0.1", 8001)),
+        ("0.0.0.0:9000->8001 :::9000->8001", ("127.0.0.1", 9000)),
+        ("::1:8001->8001", ("::1", 8001)),
+        ("127.0.0.1:3010->3010", None),
+        ("", None),
+    ],
+)
+def test_where_a_container_is_published(ports: str, asked: tuple[str, int] | None) -> None:
+    assert entrance.bound(ports) == asked

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shipyard import policy
+from shipyard import policy_rules as rules
 
 GOOD: dict[str, Any] = {
     "services": {
@@ -35,7 +36,7 @@ GOOD: dict[str, Any] = {
     },
     "networks": {
         name: {"internal": True, "driver_opts": {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}}
-        for name in ("agent", "data")
+        for name in ("agent", "data", "runners")
     },
 }
 
@@ -46,10 +47,23 @@ def places(config: dict[str, Any], root: Path | None = None) -> list[str]:
 
 def service(name: str, **more: Any) -> dict[str, Any]:
     """The good configuration with one more service, on the first network that it may be on."""
-    network = {"claude-proxy": "agent", "egress": "agent", "ollama": "outbound"}.get(name, "data")
-    switch = {"CLAUDE_PROXY_SANDBOX": "required"} if name == "claude-proxy" else {}
+    network = rules.NETWORKS.get(name, ("data",))[-1] if name in ("claude-proxy", "ollama", *rules.RUNNERS) else "data"
+    network = "agent" if name == "egress" else network
+    switch = dict(rules.SWITCHES.get(name, {}))
     base = {**GOOD["services"]["balancer"], "ports": [], "networks": {network: None}, "environment": switch}
-    return {**copy.deepcopy(GOOD), "services": {name: {**base, **more}}}
+    base |= RUNNER if name in rules.RUNNERS else {}
+    others = {"claude-runner-9": {**base, **RUNNER}} if name == "claude-proxy" else {}
+    return {**copy.deepcopy(GOOD), "services": {name: {**base, **more}, **others}}
+
+
+RUNNER: dict[str, Any] = {
+    "image": "llm-call-claude-proxy:1.0.0",
+    "environment": {},
+    "networks": {"runners": None},
+    "tmpfs": ["/run/work:rw,exec,nosuid,nodev,size=512m,nr_inodes=131072,mode=1777"],
+    "user": "20011:10101",
+    "volumes": [{"type": "volume", "source": "runners", "target": "/run/runners", "read_only": True}],
+}
 
 
 def bind(source: str, target: str = "/x") -> dict[str, Any]:
@@ -202,7 +216,7 @@ def test_a_service_that_production_does_not_have() -> None:
 @pytest.mark.parametrize("value", ["off", "", None])
 def test_the_sandbox_is_required(value: str | None) -> None:
     assert places(service("claude-proxy")) == []
-    config = service("claude-proxy", environment={"CLAUDE_PROXY_SANDBOX": value})
+    config = service("claude-proxy", environment={**rules.SWITCHES["claude-proxy"], "CLAUDE_PROXY_SANDBOX": value})
     assert places(config) == ["services.claude-proxy.environment.CLAUDE_PROXY_SANDBOX"]
 
 
@@ -215,17 +229,17 @@ BY_CDI = {**GPU, "driver": "cdi", "device_ids": ["nvidia.com/gpu=0"]}
     [
         ("ollama", "ollama/ollama:0.12.6", GPU, False),
         ("llm-call-api", "llm-call-api:1.0.0-cuda", GPU, False),
-        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", GPU, False),
-        ("claude-proxy", "registry:5000/llm-call-claude-proxy:1.0.0-cuda@sha256:" + "0" * 64, GPU, False),
+        ("claude-runner-1", "llm-call-claude-proxy:1.0.0-cuda", GPU, False),
+        ("claude-runner-1", "registry:5000/llm-call-claude-proxy:1.0.0-cuda@sha256:" + "0" * 64, GPU, False),
         ("ollama", "ollama/ollama:0.12.6", BY_CDI, False),
         ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": ["nvidia.com/gpu=all"]}, False),
-        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", BY_CDI, False),
+        ("claude-runner-1", "llm-call-claude-proxy:1.0.0-cuda", BY_CDI, False),
         ("llm-call-api", "llm-call-api:1.0.0-cuda", {**GPU, "device_ids": ["GPU-f15ae561-21b1-6003"]}, False),
         ("llm-call-api", "llm-call-api:1.0.0", GPU, True),
         ("llm-call-api", "llm-call-api:1.0.0", BY_CDI, True),
         ("redis", "llm-call-redis:1.0.0-cuda", BY_CDI, True),
         ("llm-call-api", "llm-call-api:1.0.0-local", GPU, True),
-        ("claude-proxy", "llm-call-claude-proxy:1.0.0", GPU, True),
+        ("claude-runner-1", "llm-call-claude-proxy:1.0.0", GPU, True),
         ("redis", "llm-call-redis:1.0.0-cuda", GPU, True),
         ("ollama", "ollama/ollama:0.12.6", {"count": 1}, True),
         ("llm-call-api", "llm-call-api:1.0.0-cuda", {**BY_CDI, "device_ids": ["vendor.com/disk=0"]}, True),
@@ -235,8 +249,8 @@ BY_CDI = {**GPU, "driver": "cdi", "device_ids": ["nvidia.com/gpu=0"]}
         ("ollama", "ollama/ollama:0.12.6", {**BY_CDI, "device_ids": []}, True),
         ("ollama", "ollama/ollama:0.12.6", {**GPU, "device_ids": ["nvidia.com/gpu=0"]}, True),
         ("ollama", "ollama/ollama:0.12.6", {"device_ids": ["0"], "capabilities": ["gpu"]}, True),
-        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "driver": "other"}, True),
-        ("claude-proxy", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "capabilities": ["tpu"]}, True),
+        ("claude-runner-1", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "driver": "other"}, True),
+        ("claude-runner-1", "llm-call-claude-proxy:1.0.0-cuda", {**GPU, "capabilities": ["tpu"]}, True),
     ],
 )
 def test_a_device_is_a_gpu_and_for_those_whose_image_can_use_it(
@@ -251,21 +265,60 @@ def test_a_device_is_a_gpu_and_for_those_whose_image_can_use_it(
     ("key", "value"),
     [
         ("pids_limit", None),
-        ("mem_limit", None),
         ("memswap_limit", -1),
         ("networks", {"outbound": None}),
         ("privileged", True),
         ("devices", [{"source": "/dev/nvidia0", "target": "/dev/nvidia0"}]),
         ("runtime", "nvidia"),
-        ("user", "0"),
+        ("user", "0:10101"),
         ("read_only", None),
-        ("environment", {"CLAUDE_PROXY_SANDBOX": "off"}),
+        ("environment", {"ANTHROPIC_API_KEY": ""}),
     ],
 )
-def test_a_gpu_buys_the_claude_proxy_nothing_else(key: str, value: Any) -> None:
+def test_a_gpu_buys_a_runner_nothing_else(key: str, value: Any) -> None:
     more = {"image": "llm-call-claude-proxy:1.0.0-cuda", "deploy": {"resources": {"reservations": {"devices": [GPU]}}}}
-    assert places(service("claude-proxy", **more)) == []
-    assert len(places(service("claude-proxy", **more, **{key: value}))) == 1
+    assert places(service("claude-runner-1", **more)) == []
+    assert len(set(places(service("claude-runner-1", **more, **{key: value})))) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("user", ""),
+        ("user", "10004:10101"),
+        ("user", "20011:0"),
+        ("environment", {"CLAUDE_PROXY_KEYS_FILE": "/run/secrets/keys"}),
+        ("secrets", [{"source": "key"}]),
+        ("ports", [{"target": 3011}]),
+        ("networks", {"data": None}),
+        ("volumes", []),
+        ("volumes", [{**RUNNER["volumes"][0], "read_only": False}]),
+        ("volumes", [{**RUNNER["volumes"][0], "source": "claude-workspace"}]),
+        ("volumes", [*RUNNER["volumes"], {"type": "volume", "source": "claude-workspace", "target": "/workspace"}]),
+        ("tmpfs", []),
+        ("tmpfs", ["/run/work:rw,exec,nosuid,nodev,nr_inodes=131072"]),
+        ("tmpfs", ["/run/work:rw,exec,nosuid,nodev,size=512m"]),
+        ("tmpfs", [*RUNNER["tmpfs"], "/elsewhere:rw,exec,size=1m"]),
+        ("pids_limit", 4096),
+        ("memswap_limit", "1073741824"),
+        ("cap_add", ["SETUID"]),
+    ],
+)
+def test_a_runner_has_no_more_than_it_needs(key: str, value: Any) -> None:
+    assert places(service("claude-runner-1")) == []
+    assert places(service("claude-runner-1", **{key: value})) != []
+
+
+def test_the_claude_proxy_needs_runners_each_with_a_uid_of_its_own() -> None:
+    config = service("claude-proxy")
+    config["services"]["claude-runner-2"] = config["services"]["claude-runner-9"]
+    assert places(config) == ["services.claude-runner-2.user", "services.claude-runner-9.user"]
+    del config["services"]["claude-runner-2"], config["services"]["claude-runner-9"]
+    assert places(config) == ["services"]
+
+
+def test_the_runners_socket_is_for_nobody_else() -> None:
+    assert places(service("redis", volumes=RUNNER["volumes"])) == ["services.redis.volumes"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from llm_call.api.local.resident import Counts, Resident, State
 from llm_call.api.local.served import Served
 from llm_call.api.local.sockets import Sockets
 from serving.health import Dependency, NotConfigured
+from serving.keys_file import scope_of
 
 log = logging.getLogger("llm_call.local")
 
@@ -69,7 +70,10 @@ class Fleet:
         except Refused as refused:
             return Refusal(refused)
         try:
-            body, headers = call.asked.named(target.upstream_name), {"x-request-id": call.ident}
+            # What a model has read already it tells by its speed and its usage: only to the one tenant that asks it.
+            strangers = running.strangers(scope_of(call.client)) and not self._options.shared
+            body = call.sent(target, **({"cache_prompt": False} if strangers else {}))
+            headers = {"x-request-id": call.ident}
             response = await running.post(call.asked.wire, body, headers, target.timeout)
         except aiohttp.ClientError as error:
             told = await resident.explain(running, error)

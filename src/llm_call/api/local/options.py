@@ -19,6 +19,7 @@ class Options:
     """`program` as a path or a name on PATH; `folder` holds the files; at most `most_loaded` models run at once.
 
     Every `watch_seconds` the health of each is looked at, the memory five times as often, a GPU every third time.
+    `shared`: a prompt that one tenant asked may speed up another's.
     """
 
     program: str = PROGRAM
@@ -26,6 +27,7 @@ class Options:
     most_loaded: int = MOST_LOADED
     watch_seconds: float = WATCH_SECONDS
     require_gpu: bool = False
+    shared: bool = False
 
     def found(self) -> str | None:
         """Return the path of the program, or None."""
@@ -52,4 +54,5 @@ def read(env: Env) -> Options:
         # A lost GPU is told within 60 s: three of these, two looks at the GPU of 15 s at most, a pause between.
         watch_seconds=env.seconds("LLM_CALL_LOCAL_WATCH_SECONDS", WATCH_SECONDS, minimum=0.1, maximum=6.0),
         require_gpu=env.flag("REQUIRE_GPU", False),
+        shared=env.flag("LLM_CALL_CACHE_SHARED", False),
     )

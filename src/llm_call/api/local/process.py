@@ -54,6 +54,8 @@ class Process:
         self.recipe = recipe
         self._name, self._child, self._socket = name, child, socket
         self._journal = Journal(name, child.pid)
+        self._asker: bytes | None = None
+        self._mixed = False
         assert child.stdout, "it is piped"
         self._following = asyncio.create_task(self._journal.follow(child.stdout))
         # A connection for each request: over a unix socket it costs nothing, and none is kept that has ended by itself.
@@ -64,6 +66,12 @@ class Process:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "authorization": f"Bearer {key}"},
         )
+
+    def strangers(self, scope: bytes) -> bool:
+        """Note who asks (`serving.keys_file.Key.scope`), and tell whether others asked before."""
+        self._mixed = self._mixed or self._asker not in (None, scope)
+        self._asker = scope
+        return self._mixed
 
     @property
     def ended(self) -> bool:
