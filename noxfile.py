@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -200,15 +201,15 @@ def _pytest(session: nox.Session, *words: str, **options: Any) -> None:
 def _unpacked(session: nox.Session, image: str) -> Iterator[Path]:
     """The root file system of a built production image, in a folder that everyone may read."""
     variables = _engine(session)
-    session.run("invoke", "build", "--image", image)
-    reference = f"llm-call-{image}:{(ROOT / 'VERSION').read_text().strip()}"
+    # By its digest: whoever builds the same version beside us gives the name to another image.
+    (built,) = json.loads(str(session.run("invoke", "build", "--image", image, "--json", silent=True, stderr=None)))
 
     def docker(*words: str) -> str:
         return str(session.run("docker", *words, env=variables, external=True, silent=True)).strip()
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        container = docker("create", reference)
+        container = docker("create", built["digest"])
         try:
             docker("cp", f"{container}:/usr", f"{folder}/usr")
         finally:

@@ -171,5 +171,12 @@ def published(engine: Engine, project: str = "") -> dict[int, str]:
     }
 
 
+def strangers(engine: Engine, project: str, service: str, network: str) -> list[str]:
+    """Other Compose projects that have a running container of this service on a network."""
+    filters = quote(json.dumps({"label": [f"{_LABEL}.service={service}"], "network": [network]}))
+    found: list[dict[str, Any]] = api.get(engine.host, f"/containers/json?filters={filters}") or []
+    return sorted({str((each.get("Labels") or {}).get(f"{_LABEL}.project", "")) for each in found} - {project})
+
+
 def _unwell(engine: Engine, container: Container) -> str:
     return f"{container.service} did not become healthy\n{last_words(engine, [container])}"

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, plans, signals, sizes
+from shipyard import bases, console, debian_locks, failures, host, outdated, plans, signals, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
 from shipyard.errors import ConfigError, EngineFailed, LockStale, OverBudget
 from shipyard.models import (
-    LABEL_ARGUMENTS,
-    LABEL_FILES,
-    LABEL_INPUTS,
-    LABEL_PLATFORMS,
     BuildResult,
     Image,
     Job,
@@ -62,12 +57,12 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
             base = bases.ensure(engine, project.base)
             jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
             there = _look(engine, jobs, request)
-            outdated = [job for job in jobs if there[job.key].reason]
-            if outdated:
-                named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in outdated)
+            wanted = [job for job in jobs if there[job.key].reason]
+            if wanted:
+                named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in wanted)
                 console.step(f"building {named}")
-                seconds = _bake(project, engine, outdated, base, request)
-                for key, made in _adopt(engine, outdated).items():
+                seconds = _bake(project, engine, wanted, base, request)
+                for key, made in _adopt(engine, wanted).items():
                     there[key] = _Found(made, there[key].reason)
     results = [_result(engine, job, there[job.key], seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
@@ -86,7 +81,7 @@ def _look(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, _F
     """What there is of each job, by its key: one look at each, so that digest and reason are about the same image."""
     found = {job.key: (job, api.image(engine.host, job.reference)) for job in jobs}
     return {
-        key: _Found(str(image["Id"]) if image else "", _outdated(image, job, no_cache=request.no_cache))
+        key: _Found(str(image["Id"]) if image else "", outdated.reason(image, job, no_cache=request.no_cache))
         for key, (job, image) in found.items()
     }
 
@@ -130,21 +125,7 @@ def native(engine: Engine) -> str:
 
 def staleness(engine: Engine, job: Job, *, no_cache: bool = False) -> str:
     """Why an image has to be built; empty when the one that is there was made from the same inputs."""
-    return _outdated(api.image(engine.host, job.reference), job, no_cache=no_cache)
-
-
-def _outdated(found: dict[str, Any] | None, job: Job, *, no_cache: bool = False) -> str:
-    if no_cache:
-        return "no cache wanted"
-    labels = _labels(found)
-    if labels is None:
-        return "not built yet"
-    if labels.get(LABEL_INPUTS) != job.inputs:
-        changed = _changes(labels, job)
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return changed[0] + more if changed else "version, base or settings changed"
-    missing = set(job.platforms) - set(labels.get(LABEL_PLATFORMS, "").split(","))
-    return "without " + ", ".join(sorted(missing)) if missing else ""
+    return outdated.reason(api.image(engine.host, job.reference), job, no_cache=no_cache)
 
 
 def why(project: Project, engine: Engine, request: Request) -> dict[str, list[str]]:
@@ -152,8 +133,8 @@ def why(project: Project, engine: Engine, request: Request) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for job in plan(project, engine, request):
         image = api.image(engine.host, job.reference)
-        labels, reason = _labels(image), _outdated(image, job)
-        found[job.reference] = (_changes(labels, job) if labels else []) or ([reason] if reason else [])
+        labels, reason = outdated.labels_of(image), outdated.reason(image, job)
+        found[job.reference] = (outdated.changes(labels, job) if labels else []) or ([reason] if reason else [])
     return found
 
 
@@ -164,7 +145,7 @@ def size(project: Project, engine: Engine, request: Request) -> None:
         if not image:
             console.warn(f"{job.reference} is not built; `invoke build --image {job.image.name} --target {job.target}`")
             continue
-        if reason := _outdated(image, job):
+        if reason := outdated.reason(image, job):
             console.warn(
                 f"{job.reference} is not what this checkout would build ({reason}); another one's, or an older one"
             )
@@ -178,29 +159,6 @@ def digest(engine: Engine, reference: str) -> str:
     """The digest (of the index or manifest) that a reference has in the engine's store; empty when it is not there."""
     found = api.image(engine.host, reference)
     return str(found["Id"]) if found else ""
-
-
-def _labels(found: dict[str, Any] | None) -> dict[str, str] | None:
-    return None if found is None else (found.get("Config") or {}).get("Labels") or {}
-
-
-def _changes(labels: dict[str, str], job: Job) -> list[str]:
-    """Build arguments and files that differ, as far as the labels know what they were."""
-    try:
-        files = inputs.changes(json.loads(labels.get(LABEL_FILES, "{}")), job.files)
-        before = json.loads(labels[LABEL_ARGUMENTS]) if LABEL_ARGUMENTS in labels else dict(job.remembered)
-    except ValueError:
-        return []
-    own, now = "the Dockerfile's own", job.remembered
-    names = sorted({*before, *now})
-    return [
-        *(
-            f"{each} was {before.get(each, own)}, is {now.get(each, own)}"
-            for each in names
-            if before.get(each) != now.get(each)
-        ),
-        *files,
-    ]
 
 
 def _bake(project: Project, engine: Engine, jobs: Sequence[Job], base: Any, request: Request) -> dict[str, float]:

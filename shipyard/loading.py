@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from shipyard import oci
 from shipyard.artifacts import Artifact
-from shipyard.engine import Engine, api
+from shipyard.engine import Engine, api, unstarted
 from shipyard.errors import EngineFailed
 from shipyard.layouts import Layout
 
@@ -93,12 +93,9 @@ def held(engine: Engine, loaded: Iterable[Loaded], mark: str) -> Iterator[None]:
     try:
         for image in loaded:
             try:
-                container = client.api.create_container(
-                    image.digest, command=["none"], platform=image.platform, labels={LABEL_HOLDER: mark}
-                )
+                made.append(unstarted.create(client, image.digest, image.platform, {LABEL_HOLDER: mark}))
             except APIError as failed:
                 raise EngineFailed(_changed(engine, image, "before its tests", str(failed.explanation))) from failed
-            made.append(container["Id"])
         yield
     finally:
         for each in made:

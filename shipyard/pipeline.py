@@ -9,11 +9,13 @@ from typing import Any
 
 from shipyard import console, lease, local_registry, release_page, signals, signing_keys, source, tags, versions
 from shipyard.engine import Engine
-from shipyard.errors import ShipyardError
+from shipyard.errors import RegistryFailed, ShipyardError
 from shipyard.models import Project
 from shipyard.steps import attest, build, bump, preflight, promote, push, repro, sbom, sign, test, verify
 from shipyard.world import Options, Step, World, lease_of
 
+#: Seconds before a step is tried again whose registry gave answers that are of no use, and seconds after which none is.
+PAUSES, PATIENCE = (1.0, 2.0, 4.0), 30.0
 STEPS: tuple[Step, ...] = (
     preflight.STEP,
     bump.STEP,
@@ -96,8 +98,31 @@ def _take(world: World, step: Step, number: str, settled: str) -> None:
         step.run(world)
     else:
         with _journaled(world, step) as facts:
-            facts.update(step.run(world))
+            facts.update(_persistently(world, step))
     console.info(f"{step.name} took {time.monotonic() - begin:.1f} s")
+
+
+def _persistently(world: World, step: Step) -> Mapping[str, Any]:
+    """Run a step, again where the registry answers and its answers were of no use: garbled by a cache, a proxy, a cable.
+
+    Its client has been patient with each request already, so one that does not answer is not waited for again. Each try is
+    in the journal. Raises what the last one raised.
+    """
+    first, pauses = 0.0, iter(PAUSES)
+    while True:
+        try:
+            return step.run(world)
+        except RegistryFailed as failed:
+            first = first or time.monotonic()
+            pause = next(pauses, None) if time.monotonic() - first < PATIENCE else None
+            world.reconnect()
+            if pause is None or type(failed) is not RegistryFailed or not world.answers():
+                raise
+            world.journal.write(step.name, "failed", {"reason": str(failed)[:2000]})
+            console.warn(f"{failed}\n{step.name} is tried again in {pause:g} s")
+        time.sleep(pause)
+        signals.check()
+        world.journal.write(step.name, "begun")
 
 
 @contextmanager

@@ -26,6 +26,8 @@ _ACCEPT = {"Accept": ", ".join((*oci.INDEXES, *oci.MANIFESTS))}
 _BINARY = {"Content-Type": "application/octet-stream"}
 #: What docker-registry also says of a blob or manifest whose record another push is writing at this very moment.
 _HALF_WRITTEN = re.compile(rb"DIGEST_INVALID|MANIFEST_BLOB_UNKNOWN")
+#: Statuses by which a registry refuses; any other one is no answer to what was asked (distribution specification; RFC 9110).
+_REFUSALS = (400, 401, 402, 403, 404, 405, 406, 409, 410, 411, 412, 413, 415, 416, 422, 451)
 #: Pages of a list that are read, and entries of all of them.
 _PAGES, _LISTED = 1000, 100_000
 
@@ -228,7 +230,12 @@ class Registry:
         headers = _ACCEPT if "manifests/" in what or "referrers/" in what else None
         limit = max(limit, 64 * 1024)
         answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=limit, keep=keep)
-        return None if answer.status == 404 else self._good(answer, 200)
+        if answer.status == 404:
+            return None
+        found = self._good(answer, 200)
+        if method == "GET" and re.search(r"/tags/list\b|/referrers/", path):
+            _listing(found.body)
+        return found
 
     def _begin(self, client: Client, repository: str, source: str = "", digest: str = "") -> str:
         """Start an upload; returns where it goes on, or nothing when the blob was mounted from ``source``."""
@@ -237,8 +244,8 @@ class Registry:
         answer = client.request("POST", f"/v2/{repository}/blobs/uploads/{query}", scopes=scopes, body=b"")
         place = self._good(answer, 201, 202).headers.get("location", "")
         if answer.status == 202 and not place:
-            msg = f"{self.host} accepts a push to {repository} and does not say where"
-            raise RegistryFailed(msg)
+            msg = f"it accepts a push to {repository} and does not say where"
+            raise Wrong(msg)
         return place if answer.status == 202 else ""
 
     def _upload(self, repository: str, place: str, digest: str, path: Path) -> int:
@@ -253,8 +260,19 @@ class Registry:
     def _good(self, answer: Answer, *statuses: int) -> Answer:
         if answer.status in statuses:
             return answer
+        if answer.status not in _REFUSALS:
+            msg = f"no answer that fits: {self._wire.explain(answer)}"
+            raise Wrong(msg)
         msg = f"{self.host} refuses: {self._wire.explain(answer)}"
         raise RegistryFailed(msg)
+
+
+def _listing(body: bytes) -> None:
+    """Raises Wrong for what is no JSON document: a list has no digest by which one could tell that it was garbled."""
+    try:
+        oci.parse(body)
+    except ValueError as problem:
+        raise Wrong(str(problem)) from None
 
 
 def _push(repository: str) -> tuple[str, ...]:

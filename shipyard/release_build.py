@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, inputs, layers, linking, machine, plans, signals
+from shipyard import (
+    bases,
+    console,
+    debian_locks,
+    failures,
+    host,
+    inputs,
+    layers,
+    linking,
+    machine,
+    owned,
+    plans,
+    signals,
+)
 from shipyard.artifacts import RELEASED, Artifact, Commit, Part
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
@@ -161,10 +174,14 @@ def _fresh(engine: Engine, base: Base) -> Iterator[Base]:
     BuildKit's own no-cache would throw away the cache mounts as well, and in them the only copies of locked packages
     that left the mirror.
     """
-    nonce = time.time_ns()
-    found = replace(base, reference=f"{bases.REPOSITORY}:fresh-{nonce}")
+    nonce, mine = secrets.token_hex(16), f"{bases.REPOSITORY}:fresh-{owned.mark(home())}-"
+    found = replace(base, reference=mine + nonce)
     text = f"FROM {base.reference}\nCOPY <<END /etc/shipyard-fresh\n{nonce}\nEND\n"
     variables = bake.environment(engine.environment())
+    # The lock of this machine's builds is held: what has its mark was left by one that was killed.
+    left = run([engine.docker, "image", "ls", "--filter", f"reference={mine}*", "--format", "{{.Tag}}"], env=variables)
+    if names := [f"{bases.REPOSITORY}:{tag}" for tag in left.stdout.split()]:
+        run([engine.docker, "image", "rm", *names], env=variables, check=False)
     run([engine.docker, "buildx", "build", "--load", "--tag", found.reference, "-"], env=variables, text=text)
     try:
         yield found

@@ -28,6 +28,11 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: Of other answers it tells the registry's words and no status, so that whatever names a URL of it may pass.
 _DENIED = ("UNAUTHORIZED", "DENIED", "UNSUPPORTED", *(f"status code {code}" for code in (401, 403, 405)))
 _BROKEN = ("connection re", "broken pipe", "EOF", "imeout", "no such host", "no answer within")
+#: What cosign's errors say of what is not the registry's: the key, the predicate's file, the command, who vouches for an identity.
+_OURS = (
+    *("getting signer", "getting keypair", "reading key", "getting predicate", "parsing reference", "unknown flag"),
+    *("no such file", "permission denied", "fulcio", "rekor", "timestamp", "identity token", "trusted root"),
+)
 #: What a folder with a registry's login is called while cosign runs; the process that made it follows.
 _LOGIN = "login-"
 
@@ -208,6 +213,9 @@ def _explained(host: str, reason: str, verb: str) -> AccessDenied | RegistryFail
         return SigningFailed(f"cosign {verb}: the image is not in {host}; `invoke push` brings it there ({reason})")
     if f"://{host}/" in reason or any(word in reason for word in _BROKEN):
         return RegistryFailed(f"{host} broke off while cosign was to {verb}: {reason}")
+    if verb in ("sign", "attest") and not any(word in reason.lower() for word in _OURS):
+        # A registry's answer that was cut off, garbled or another's; such words are as many as there are parsers.
+        return RegistryFailed(f"cosign {verb}: what {host} answered cannot be used: {reason}")
     return SigningFailed(f"cosign {verb}: {reason}")
 
 

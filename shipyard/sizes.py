@@ -8,6 +8,7 @@ from heapq import nlargest
 from typing import IO, Any, cast
 
 from shipyard import console, linking, machine
+from shipyard.engine import unstarted
 from shipyard.engine.types import Engine
 from shipyard.errors import EngineFailed
 
@@ -41,13 +42,13 @@ def measure(engine: Engine, reference: str, digest: str, platform: str, biggest:
 
     client = docker.DockerClient(base_url=engine.host, timeout=300)
     try:
-        container = client.api.create_container(digest, command=["none"], platform=platform)
+        container = unstarted.create(client, digest, platform)
         try:
-            chunks = client.api.export(container["Id"])
+            chunks = client.api.export(container)
             with tarfile.open(fileobj=cast("IO[bytes]", Stream(chunks)), mode="r|") as archive:
                 files = [(member.name, member.size) for member in archive if member.isfile()]
         finally:
-            client.api.remove_container(container["Id"], force=True)
+            client.api.remove_container(container, force=True)
     except APIError as failed:
         msg = f"{reference} could not be read for its size: {failed.explanation or failed}"
         raise EngineFailed(msg) from failed

@@ -37,6 +37,8 @@ from shipyard.names import perhaps
 if TYPE_CHECKING:
     from shipyard.engine import Engine
 
+#: The service that is the API's name on a network which other projects join.
+GRANGER = "granger"
 COLUMNS = ("service", "state", "health", "image", "ports", "since")
 
 
@@ -85,7 +87,8 @@ def up(project: Project, engine: Engine, selection: Selection, *, host: bool = F
     with lock(f"starting {selection}", project.state / "lock"):
         _present(engine, built)
         found = compose.pins(config, built)
-        docker = compose.client(project, engine, selection, pinned=remembered.pin(project, found))
+        place = remembered.pin(project, found) if found else None
+        docker = compose.client(project, engine, selection, pinned=place)
         _start(moves.Move(project, engine, selection, docker, compose.with_pins(config, found), host))
 
 
@@ -240,14 +243,32 @@ def _check_ports(move: moves.Move) -> None:
 
 
 def _networks(move: moves.Move) -> None:
-    """Make the external networks that are missing, and say so."""
+    """Make the external networks that are missing, and say so. Raises StackFailed where another stack has our name on one."""
     for network in move.config.get("networks", {}).values():
         name = network.get("name", "")
-        if network.get("external") and not move.docker.network.exists(name):
-            move.docker.network.create(name)
-            console.step(
-                f"made the network {name}; containers of other projects join it, and `docker network rm` removes it"
+        if not network.get("external"):
+            continue
+        if others := containers.strangers(move.engine, move.name, GRANGER, name):
+            msg = (
+                f"the network {name}: {', '.join(others)} serves there as {overlays.SCALED} already, and clients would reach "
+                "either; set GRANGER_NETWORK in .env to a network of your own"
             )
+            raise StackFailed(msg)
+        if not move.docker.network.exists(name):
+            _make(move, name)
+
+
+def _make(move: moves.Move, name: str) -> None:
+    """Make a network. The engine refuses a second one of a name, which another stack may have made at the same moment."""
+    from python_on_whales.exceptions import DockerException
+
+    try:
+        move.docker.network.create(name)
+    except DockerException as failed:
+        if not move.docker.network.exists(name):
+            raise StackFailed(compose.message(failed)) from failed
+        return
+    console.step(f"made the network {name}; containers of other projects join it, and `docker network rm` removes it")
 
 
 def _announce(made: secrets.Made) -> None:

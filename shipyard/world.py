@@ -11,6 +11,7 @@ from typing import Any
 from shipyard import config, source, versions
 from shipyard.artifacts import RELEASED, Artifact, Commit
 from shipyard.engine import Engine
+from shipyard.errors import RegistryFailed
 from shipyard.journal import Journal
 from shipyard.lease import Lease
 from shipyard.models import Image, Project
@@ -114,6 +115,18 @@ class World:
     def registry(self) -> Registry:
         """A client of the registry."""
         return Registry(self.options.registry.partition("/")[0])
+
+    def reconnect(self) -> None:
+        """Forget the client of the registry: one whose push failed has stopped."""
+        self.__dict__.pop("registry", None)
+
+    def answers(self) -> bool:
+        """Whether the registry answers now."""
+        try:
+            self.registry.ping()
+        except RegistryFailed:
+            return False
+        return True
 
     @property
     def images(self) -> list[tuple[Image, str]]:

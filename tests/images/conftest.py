@@ -56,8 +56,7 @@ def _given(project: Project, engine: Engine) -> Iterator[None]:
     # A name may lead elsewhere by the time that a test takes it.
     assert all(map(oci.is_digest, given.values())), f"SHIPYARD_TEST_IMAGES has names, not digests: {given}"
     with pytest.MonkeyPatch.context() as patch:
-        if given:
-            patch.setattr(images, "build", _instead(given, images.build))
+        patch.setattr(images, "build", _instead(given, _by_digest(images.build)))
         yield
 
 
@@ -65,9 +64,19 @@ def _key(name: str, target: str) -> str:
     return name if target == "prod" else f"{name}-{target}"
 
 
-def _instead(
-    given: dict[str, str], build: Callable[[Project, Engine, images.Request], list[BuildResult]]
-) -> Callable[[Project, Engine, images.Request], list[BuildResult]]:
+Build = Callable[[Project, Engine, images.Request], list[BuildResult]]
+
+
+def _by_digest(build: Build) -> Build:
+    """``images.build``, whose references are digests: a name is given to other images by whoever builds the same version."""
+
+    def chosen(project: Project, engine: Engine, request: images.Request) -> list[BuildResult]:
+        return [replace(each, reference=each.digest) for each in build(project, engine, request)]
+
+    return chosen
+
+
+def _instead(given: dict[str, str], build: Build) -> Build:
     """``images.build``, which leaves the given images alone; what goes by another registry's name is built."""
 
     def chosen(project: Project, engine: Engine, request: images.Request) -> list[BuildResult]:

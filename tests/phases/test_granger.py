@@ -155,3 +155,21 @@ def test_it_combines_with_every_phase(granger: Checkout, peers: dict[str, str]) 
     granger.invoke("host", "--api")
     assert granger.containers("granger", stopped=True) == []
     paths.healthy(granger)
+
+
+def test_a_second_stack_does_not_take_the_name(granger: Checkout, network: str) -> None:
+    """Docker's DNS would lead clients to either; another network of its own is what it is told to take."""
+    image = "llm-call-api:" + (granger.root / "VERSION").read_text().strip()
+    labels = ["--label=com.docker.compose.project=llm-call-of-another", "--label=com.docker.compose.service=granger"]
+    sleep = ["python3", "-c", "import signal; signal.pause()"]
+    other = granger.docker(
+        "run", "--detach", "--init", "--no-healthcheck", f"--network={network}", *labels, image, *sleep
+    ).strip()
+    before = granger.containers()
+    try:
+        said = granger.invoke("prod", "--granger", status=10).stderr
+        assert f"the network {network}: llm-call-of-another serves there as llm-call-api already" in said
+        assert "set GRANGER_NETWORK in .env" in said
+    finally:
+        granger.docker("rm", "--force", other)
+    assert granger.containers() == before

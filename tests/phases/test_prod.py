@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +174,45 @@ def test_containers_are_started_by_the_digest_that_was_built(prod: Checkout) -> 
         "llm-call-api": "llm-call-api",
         "redis": "llm-call-redis",
     }
+
+
+#: `invoke prod`, where another checkout names its own images right after this one has built.
+_RETAGGED = """
+import sys
+from pathlib import Path
+import docker
+import shipyard
+from shipyard import images, models, stack
+engine, build = shipyard.engine.find(), images.build
+def then(*arguments):
+    made = build(*arguments)
+    client = docker.DockerClient(base_url=engine.host)
+    for each, other in zip(made, [*made[1:], made[0]]):
+        client.api.tag(other.digest, *each.reference.split(":"))
+    return made
+images.build = then
+try:
+    stack.up(shipyard.config.load(Path(sys.argv[1])), engine, models.Selection("prod"))
+finally:
+    client = docker.DockerClient(base_url=engine.host)
+    for each in build(shipyard.config.load(Path(sys.argv[1])), engine, images.Request()):
+        client.api.tag(each.digest, *each.reference.split(":"))
+"""
+
+
+def test_names_that_move_between_build_and_start(prod: Checkout) -> None:
+    """Each container is of the image that was built for it, whatever its name says by then."""
+    before = images_of(prod)
+    prod.invoke("down")
+    subprocess.run(
+        [sys.executable, "-c", _RETAGGED, str(prod.root)],
+        cwd=prod.root,
+        env=prod.environment(),
+        check=True,
+        timeout=300,
+    )
+    assert images_of(prod) == before
+    paths.healthy(prod)
 
 
 def test_plain_docker_compose_does_it_too(prod: Checkout) -> None:

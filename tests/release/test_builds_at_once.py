@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from shipyard.images import Request
 from shipyard.models import BuildResult
 from tests.support.small_release import SmallRelease
 
+#: The image's name in its project and on the engine, on which these tests may run several times at once.
+ONE = f"one-{secrets.token_hex(4)}"
+NAME = f"small-{ONE}:1.2.3"
+
 
 @pytest.fixture
 def engine() -> Engine:
@@ -27,16 +32,16 @@ def engine() -> Engine:
 
 @pytest.fixture
 def pair(tmp_path: Path, engine: Engine) -> Iterator[tuple[SmallRelease, SmallRelease]]:
-    found = tuple(SmallRelease(tmp_path / name, ("one",)) for name in ("mine", "other"))
+    found = tuple(SmallRelease(tmp_path / name, (ONE,)) for name in ("mine", "other"))
     for each in found:
         (each.root / "config/settings.toml").write_text(f"answer = '{each.root.name}'\n")
     yield found  # type: ignore[misc]
     client = docker.DockerClient(base_url=engine.host)
-    left = [tag for each in client.api.images() for tag in each["RepoTags"] or () if tag.startswith("small-one:1.2.3")]
+    left = [tag for each in client.api.images() for tag in each["RepoTags"] or () if tag.startswith(NAME)]
     for each in left:
         client.api.remove_image(each, force=True)
     client.close()
-    assert left in ([], ["small-one:1.2.3"]), "candidates are gone"
+    assert left in ([], [NAME]), "candidates are gone"
 
 
 def inside(engine: Engine, digest: str) -> str:
@@ -90,7 +95,7 @@ def test_another_build_in_between(
     assert inside(engine, others[0].digest) == "answer = 'other'\n"
     # The name is for people: it has what was named last.
     last = result if moment == "_bake" else others[0]
-    assert (api.image(engine.host, "small-one:1.2.3") or {})["Id"] == last.digest
+    assert (api.image(engine.host, NAME) or {})["Id"] == last.digest
 
 
 def test_size_and_why_speak_of_one_image_and_say_whose(
@@ -101,8 +106,8 @@ def test_size_and_why_speak_of_one_image_and_say_whose(
     capsys.readouterr()
     images.size(mine.project, engine, Request())
     said = capsys.readouterr().err
-    assert "small-one:1.2.3 is not what this checkout would build (changed config/settings.toml)" in said
-    assert images.why(mine.project, engine, Request()) == {"small-one:1.2.3": ["changed config/settings.toml"]}
+    assert f"{NAME} is not what this checkout would build (changed config/settings.toml)" in said
+    assert images.why(mine.project, engine, Request()) == {NAME: ["changed config/settings.toml"]}
     images.build(mine.project, engine, Request())
     capsys.readouterr()
     images.size(mine.project, engine, Request())
@@ -117,7 +122,7 @@ def test_a_base_that_names_other_bytes_is_not_built_from(engine: Engine, monkeyp
         pytest.skip("pulled from a hub by digest, which no tag can change")
     assert bases.sound(engine, good)
     client = docker.DockerClient(base_url=engine.host)
-    fake = "shipyard-base:of-the-test"
+    fake = f"shipyard-base:of-the-test-{secrets.token_hex(4)}"
     try:
         repository, tag = fake.split(":")
         client.api.import_image_from_data(b"\0" * 1024, repository=repository, tag=tag)

@@ -21,7 +21,7 @@ from shipyard.commands import cosign
 from shipyard.errors import AccessDenied, RegistryFailed, SigningFailed
 from shipyard.models import Project
 from shipyard.registry import Registry
-from tests.support import registries, registry_proxy, signed
+from tests.support import garbled, registries, registry_proxy, signed
 from tests.support.registries import Served
 from tests.support.registry_proxy import Fault
 from tests.support.service import ROOT, wait_until
@@ -325,6 +325,31 @@ def test_logins(tmp_path: Path, checkout: Project, monkeypatch: pytest.MonkeyPat
             signing.authenticated(checkout, served.address, argv, sign=True)
         assert "battery-staple" not in str(refused.value)
     assert list((checkout.state / "cosign").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "referrers"), [("noise", False), ("no-headers", False), ("half-head", True), ("digest", True)]
+)
+def test_a_garbled_answer_is_asked_for_again(
+    registry: Served, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, referrers: bool
+) -> None:
+    """One in each place, all in one signing and attesting; every kind: tests/long/test_garbled_answers.py."""
+    monkeypatch.setattr(signing, "PAUSES", (0.01,) * 10)  # cosign meets one at a time
+    garbled.sign(registry.address, checkout, tmp_path / "layouts", kind, referrers=referrers)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("kind", ["no-http", "no-headers"])
+def test_answers_that_stay_garbled_are_the_registrys_error(
+    registry: Served, pushed: Artifact, checkout: Project, kind: str
+) -> None:
+    with registry_proxy.proxy(registry.address) as before:
+        client = Registry(before.address)
+        before.faults.append(Fault("POST", "/uploads", kind, 1000))
+        before.faults.append(Fault("PATCH", "/uploads", kind, 1000))
+        before.faults.append(Fault("PUT", "/manifests", kind, 1000))
+        with pytest.raises(RegistryFailed):
+            signing.sign(checkout, client, replace(pushed, repository=f"{before.address}/tiny"))
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

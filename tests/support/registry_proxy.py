@@ -29,10 +29,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 @dataclass
 class Fault:
-    """What happens ``times`` times to requests of a method whose path has a match of ``text``.
+    """What happens ``times`` times to requests of a method whose path has a match of ``text``, to each ``every``-th of them.
 
     ``kind`` is status, lost-upload (what a registry says that forgot it), cut-request (in the middle of its body),
-    cut-answer (in the middle of its body) or digest (a header with a wrong one).
+    cut-answer (in the middle of its body), digest (a header with a wrong one), or one of ``GARBLED``.
     """
 
     method: str
@@ -41,8 +41,14 @@ class Fault:
     times: int = 1
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
+    every: int = 1
+    met: int = 0
 
 
+#: What a broken cache, proxy or cable makes of an answer: no HTTP at all, a head that ends early, other bytes of the same
+#: length, no bytes, a page for people, JSON that says something else, a status that means nothing here, lost headers.
+GARBLED = ("no-http", "half-head", "noise", "nothing", "web-page", "other-json", "teapot", "no-headers")
+_PAGE = b"<!doctype html><title>Please log in</title>"
 _SAID = {
     "status": b'{"errors": [{"code": "NO", "message": "not now"}]}',
     "lost-upload": b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN", "message": "which one?"}]}',
@@ -72,8 +78,10 @@ class Proxy(ThreadingHTTPServer):
         with self._lock:
             for each in self.faults:
                 if each.method == method and each.times and re.search(each.text, path):
-                    each.times -= 1
-                    return each
+                    each.met += 1
+                    if each.met % each.every == 0:
+                        each.times -= 1
+                        return each
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -112,11 +120,28 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             name: value for name, value in answer.getheaders() if name not in ("Transfer-Encoding", "Connection")
         }
-        if fault and fault.kind == "digest":
-            headers["Docker-Content-Digest"] = "sha256:" + secrets.token_hex(32)
         if self.server.referrers and self.command == "PUT" and "/manifests/" in self.path and answer.status == 201:
             headers |= self._attach(body, headers["Docker-Content-Digest"])
+        if fault and fault.kind == "digest":
+            headers["Docker-Content-Digest"] = "sha256:" + secrets.token_hex(32)
+        if fault and fault.kind in GARBLED:
+            self._garbled(fault.kind, answer.status, headers, data)
+            return
         self._answer(answer.status, headers, data, cut=bool(fault and fault.kind == "cut-answer"))
+
+    def _garbled(self, kind: str, status: int, headers: dict[str, str], data: bytes) -> None:
+        if kind in ("no-http", "half-head"):
+            self.wfile.write(secrets.token_bytes(200) if kind == "no-http" else b"HTTP/1.1 200 OK\r\nContent-Le")
+            self._cut()
+            return
+        length = {"Content-Length"} if kind in ("noise", "web-page", "nothing", "other-json") else set()
+        kept = {name: value for name, value in headers.items() if name not in length}
+        if kind == "web-page":
+            kept["Content-Type"] = "text/html"
+        if kind == "no-headers":
+            kept = {"Content-Length": headers.get("Content-Length", str(len(data)))}
+        other = {"noise": secrets.token_bytes(len(data)), "web-page": _PAGE, "nothing": b"", "other-json": b"[1, 2]"}
+        self._answer(418 if kind == "teapot" else status, kept, other.get(kind, data))
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _any
 

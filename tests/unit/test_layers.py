@@ -33,6 +33,7 @@ LAYERS = (
     (
         "bases",
         "plans",
+        "outdated",
         "sizes",
         "progress",
         "secrets",

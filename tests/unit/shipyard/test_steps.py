@@ -121,3 +121,68 @@ def test_a_world_that_cannot_be_asked_is_left_to_the_preflight() -> None:
     every: dict[str, Any] = dict.fromkeys(list(world.TITLES)[1:], "it is")
     every["push"] = errors.RegistryFailed("no answer")
     assert asked(every) == {"bump", "build", "test", "repro", "sbom"}
+
+
+class Trying:
+    """A world whose registry answers, or does not; ``lines`` has what its journal is given."""
+
+    def __init__(self, *, up: bool = True) -> None:
+        self.up, self.lines, self.clients = up, list[tuple[str, str]](), 0
+        self.journal = self
+
+    def write(self, step: str, state: str, facts: object = None) -> None:
+        self.lines.append((step, state))
+
+    def reconnect(self) -> None:
+        self.clients += 1
+
+    def answers(self) -> bool:
+        return self.up
+
+
+def failing(times: int, error: errors.ShipyardError) -> Any:
+    """A step that fails so often."""
+    left = [error] * times
+
+    def run(_: object) -> dict[str, bool]:
+        if left:
+            raise left.pop()
+        return {"done": True}
+
+    return world.Step("sign", lambda _: "", run)
+
+
+def test_a_step_is_taken_again_where_the_registry_answers_nothing_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PAUSES", (0.0, 0.0, 0.0))
+    garbled = errors.RegistryFailed("no answer that fits")
+    there: Any = Trying()
+    assert pipeline._persistently(there, failing(3, garbled)) == {"done": True}
+    # As after a kill: a promotion has to know that an earlier one did not end well.
+    assert there.lines == [("sign", "failed"), ("sign", "begun")] * 3
+    assert there.clients == 3, "a client whose push failed has stopped"
+    with pytest.raises(errors.RegistryFailed):
+        pipeline._persistently(there, failing(4, garbled))
+
+
+@pytest.mark.parametrize(
+    ("up", "error"),
+    [
+        (False, errors.RegistryFailed("no answer within 60 s")),
+        (True, errors.AccessDenied("no login")),
+        (True, errors.SigningFailed("wrong password")),
+        (True, errors.VerificationFailed("unsigned")),
+        (True, type("Late", (errors.RegistryFailed,), {})("the deadline is over")),
+    ],
+)
+def test_what_no_further_try_can_mend(monkeypatch: pytest.MonkeyPatch, up: bool, error: errors.ShipyardError) -> None:
+    monkeypatch.setattr(pipeline, "PAUSES", (0.0, 0.0, 0.0))
+    there: Any = Trying(up=up)
+    with pytest.raises(type(error)):
+        pipeline._persistently(there, failing(1, error))
+    assert there.lines == []
+
+
+def test_no_step_is_taken_again_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PATIENCE", 0.0)
+    with pytest.raises(errors.RegistryFailed):
+        pipeline._persistently(Trying(), failing(1, errors.RegistryFailed("no answer that fits")))  # type: ignore[arg-type]
