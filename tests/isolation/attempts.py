@@ -83,7 +83,8 @@ NEIGHBOURS = (
     _at("the API from the side of claude-proxy", "tcp", "{llm-call-api_agent}", "8001", "GET /health HTTP/1.0\r\n"),
     _at("claude-proxy from the side of the API", "tcp", "{claude-proxy_agent}", "3010", "GET /health HTTP/1.0\r\n"),
     _at("claude-proxy beside its gate", "tcp", "claude-proxy", "3010", "GET /health HTTP/1.0\r\n", where=(TOOL,)),
-    _at("another runner", "tcp", "{beside}", "3011", "{token}"),
+    # The runners share one bridge, and the port of the gate is the only one that a tool may connect to.
+    _at("listening for a tool of another runner", "listen", "3011", where=(TOOL,)),
     _at("egress from the side of outbound", "tcp", "{egress_outbound}", "8080", "GET /health HTTP/1.0\r\n"),
     _at("the API from the side of redis", "tcp", "{llm-call-api_data}", "8001", "GET /health HTTP/1.0\r\n"),
     _at("the API from the side of outbound", "tcp", "{llm-call-api_outbound}", "8001", "GET /health HTTP/1.0\r\n"),

@@ -63,8 +63,6 @@ def scene(stack: Attacked, world: Outside) -> Iterator[Scene]:
         peer = made.stand_in(
             "peer", f"--network={granger}", "--network-alias=granger-peer", resolver, ports=(OPEN_PORT,)
         )
-        # Beside the runners, where nothing listens in any of them.
-        beside = made.stand_in("beside", f"--network={inner['runners']['Name']}", ports=(OPEN_PORT,))
         mounts = [
             f"--mount=type=volume,source={_volume(stack, name)},target={target}"
             for name, target in (("claude-workspace", "/workspace"), ("runners", "/run/runners"))
@@ -81,7 +79,6 @@ def scene(stack: Attacked, world: Outside) -> Iterator[Scene]:
             "model": networks(copy, model)["outbound"]["IPAddress"],
             "peer": _only(networks(copy, peer))["IPAddress"],
             "runner_pid": _pid(stack, runner),
-            "beside": _only(networks(copy, beside))["IPAddress"],
         }
         peer_facts = {**facts, "proxy": "llm-call-api", "proxy_port": "8001"}
         controls = {**facts, "first": facts["gateway"], "proxy": world.address, "proxy_port": str(PROXY_PORT)}

@@ -35,6 +35,12 @@ def icmp(host):
         return heard(link.recv(4096))
 
 
+def listen(port):
+    """Take connections at a port that another request's tool may connect to."""
+    with socket.create_server(("0.0.0.0", int(port))) as server:
+        return f"listening at {server.getsockname()[1]}"
+
+
 def resolve(name):
     return socket.getaddrinfo(name, 80)[0][4]
 
