@@ -1,6 +1,6 @@
 """The targets cuda, built for one architecture unless CUDA_ARCHITECTURES says otherwise, and their files in a folder.
 
-``SHIPYARD_TEST_IMAGES`` names images that are there already, as for tests/images: ``{"api-cuda": "llm-call-api:1.2.3-release"}``;
+``SHIPYARD_TEST_IMAGES`` names images that are there already, as for tests/images: ``{"api-cuda": "sha256:..."}``;
 CUDA_ARCHITECTURES then says what they are for. Nothing here needs a GPU: what a GPU alone can show, bench/gpu.py asks.
 """
 
