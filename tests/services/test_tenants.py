@@ -131,7 +131,8 @@ def test_sharing_among_all_is_a_setting(folder: Path, redis: Server) -> None:
 def test_a_reader_that_stops_delays_nobody_who_asks_the_same_stream(api: Service, upstream: Service) -> None:
     """8 MB: more than the window and the kernel's buffers hold. It is told why its own stream ends."""
     chunks, size = 500, 16_000
-    wish = {"chunks": chunks, "size": size, "gap": 0.001}
+    # Held after its first chunk: from the window on nobody joins a stream any more.
+    wish = {"chunks": chunks, "size": size, "gap": 0.001, "hold": "joined", "held": 1}
     question = chat("one", "a long stream", temperature=0, stream=True, x_double=wish)
     before = upstream.get("/count")[1]["requests"]
     with (
@@ -139,6 +140,7 @@ def test_a_reader_that_stops_delays_nobody_who_asks_the_same_stream(api: Service
         api.open("POST", CHAT, encoded(question), bearer("hub")) as other,
     ):
         assert other.headers["x-llm-call-cache"] == "hit"
+        upstream.get("/release/joined")
         received = other.read()
         assert received.endswith(b"data: [DONE]\n\n")
         assert received.count(b"x" * size) == chunks
