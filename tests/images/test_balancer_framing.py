@@ -76,4 +76,8 @@ def test_a_request_is_refused_or_read_in_one_way(entrance: tuple[Balancer, str],
 
 @pytest.mark.parametrize("sent", [post(b"content-length: 5"), chunks(CHUNKS)], ids=["length", "chunks"])
 def test_what_is_behind_a_good_request_is_the_next_one(entrance: tuple[Balancer, str], sent: bytes) -> None:
+    found, key = entrance
+    # From a 2xx on the balancer knows the key; of a client without one it serves a single request of a connection.
+    known = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+    assert found.raw(known.encode()).startswith(b"HTTP/1.1 200 ")
     assert said(entrance, sent) == [(400, SERVED), ANSWER]
