@@ -177,7 +177,7 @@ def repro(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """Checks that repeat one thing very often or under a heavy load: minutes, so `.ci/run` runs them after ./scripts/nox."""
+    """Checks that repeat one thing very often or under a heavy load: they take minutes and need a quiet machine."""
     _pytest(session, "tests/long", *session.posargs)
 
 
