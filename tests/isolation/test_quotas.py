@@ -1,6 +1,6 @@
-"""A tool takes all that the kernel gives it of one thing: another client's request beside it takes no longer for that.
+"""A tool takes all that the kernel gives it of one thing: another client's requests beside it are answered all the same.
 
-The kinds that were seen to get through once; tests/long/test_quotas.py has the others.
+The kinds that were seen to get through once; tests/long/test_quotas.py has the others, and compares the times.
 """
 
 from __future__ import annotations
