@@ -104,8 +104,9 @@ class RegistryFailed(ShipyardError):
 
     exit_code = 15
 
-    def __init__(self, text: str) -> None:
-        super().__init__(plain_text.shown(text))  # it may quote what the registry said
+    def __init__(self, text: str, log: Sequence[str] = ()) -> None:
+        """``text`` becomes one line, since it may quote what the registry said; lines of a ``log`` stay lines below it."""
+        super().__init__("\n    ".join(map(plain_text.shown, (text, *log))))
 
 
 class AccessDenied(ShipyardError):

@@ -168,9 +168,8 @@ def _await(process: Popen[bytes]) -> None:
     try:
         while not _answers(address()):
             if process.poll() is not None or time.monotonic() > deadline:
-                tail = "\n".join("    " + line for line in log().read_text(errors="replace").splitlines()[-5:])
-                msg = f"the registry at {address()} did not start; the end of {log()}:\n{tail}"
-                raise RegistryFailed(msg)
+                msg = f"the registry at {address()} did not start; the end of {log()}:"
+                raise RegistryFailed(msg, log().read_text(errors="replace").splitlines()[-5:])
             time.sleep(0.02)
     except BaseException:
         end(process)

@@ -164,23 +164,26 @@ class Registry:
         """What a list has, on every page that the registry links; None for 404."""
         found, pages, place = list[Item](), set[str](), f"{self.host}: its list of {what} of {repository}"
         page = f"/v2/{repository}/{first}"
+
+        def attempt() -> tuple[Sequence[Item], str] | None:
+            answer = self._get("GET", repository, page, oci.LONGEST)
+            try:
+                # A list has no digest by which one could tell that it was garbled on its way.
+                return answer and (read(answer.body), answer.headers.get("link", ""))
+            except ValueError as problem:
+                msg = f"that is not a list of {what}: {problem}"
+                raise Wrong(msg) from None
+
         while page not in pages and len(pages) < _PAGES:
             pages.add(page)
-            answer = self._wire.patiently(
-                lambda page=page: self._get("GET", repository, page, oci.LONGEST),  # type: ignore[misc]
-                f"reading the list of {what} of {repository}",
-            )
-            if answer is None:
+            listed = self._wire.patiently(attempt, f"reading the list of {what} of {repository}")
+            if listed is None:
                 return found or None
-            try:
-                found += read(answer.body)
-            except ValueError as problem:
-                msg = f"{place} is no such list: {problem}"
-                raise RegistryFailed(msg) from None
+            found += listed[0]
             if len(found) > _LISTED:
                 msg = f"{place} has more than {_LISTED:,} entries; no more are read"
                 raise RegistryFailed(msg)
-            following = registry_documents.following(answer.headers.get("link", ""))
+            following = registry_documents.following(listed[1])
             if not following:
                 return found
             page = self._wire.target(self._wire.base + page if page.startswith("/") else page, following)
@@ -232,10 +235,7 @@ class Registry:
         answer = self._client.request(method, path, scopes=scopes, headers=headers, limit=limit, keep=keep)
         if answer.status == 404:
             return None
-        found = self._good(answer, 200)
-        if method == "GET" and re.search(r"/tags/list\b|/referrers/", path):
-            _listing(found.body)
-        return found
+        return self._good(answer, 200)
 
     def _begin(self, client: Client, repository: str, source: str = "", digest: str = "") -> str:
         """Start an upload; returns where it goes on, or nothing when the blob was mounted from ``source``."""
@@ -265,14 +265,6 @@ class Registry:
             raise Wrong(msg)
         msg = f"{self.host} refuses: {self._wire.explain(answer)}"
         raise RegistryFailed(msg)
-
-
-def _listing(body: bytes) -> None:
-    """Raises Wrong for what is no JSON document: a list has no digest by which one could tell that it was garbled."""
-    try:
-        oci.parse(body)
-    except ValueError as problem:
-        raise Wrong(str(problem)) from None
 
 
 def _push(repository: str) -> tuple[str, ...]:

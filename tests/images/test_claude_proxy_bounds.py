@@ -72,4 +72,4 @@ def test_requests_that_take_all_they_may_leave_room_for_others(proxy: Any) -> No
         assert said(chat(proxy, "hello")) == "echo: hello"
         assert said(bash(proxy, "echo hi | cat")).endswith("hi")
         assert alive(proxy)
-        assert {each.result()[0] for each in held} == {200}
+        assert [each.result() for each in held if each.result()[0] != 200] == []

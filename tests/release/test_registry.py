@@ -497,7 +497,7 @@ def test_no_log_and_no_error_has_a_login(
         said = [repr(vars(client)), repr(vars(client._client)["_login"])]
         for fault in (
             Fault("HEAD", "/", "status", 9, 503),
-            Fault("HEAD", "/", "status", 1, 418),
+            Fault("HEAD", "/", "status", 9, 418),
             Fault("HEAD", "/", "cut-request", 9),
             Fault("HEAD", "/", "status", 9, 403),
             Fault("HEAD", "/", "digest", 9),
