@@ -167,9 +167,11 @@ class Registry:
 
         def attempt() -> tuple[Sequence[Item], str] | None:
             answer = self._get("GET", repository, page, oci.LONGEST)
+            if answer is None:
+                return None
             try:
                 # A list has no digest by which one could tell that it was garbled on its way.
-                return answer and (read(answer.body), answer.headers.get("link", ""))
+                return read(answer.body), answer.headers.get("link", "")
             except ValueError as problem:
                 msg = f"that is not a list of {what}: {problem}"
                 raise Wrong(msg) from None
