@@ -136,11 +136,17 @@ def test_without_a_key_a_peer_gets_nothing(granger: Checkout, peers: dict[str, s
 
 
 def test_joining_and_leaving_disturb_nobody(granger: Checkout, peers: dict[str, str], network: str) -> None:
+    def others() -> set[str]:
+        return set(granger.containers()) - set(granger.containers("granger"))
+
+    before = others()
     with caller.calling(granger, caller.models, caller.chat, caller.stream) as record:
         left = granger.invoke("prod").stderr
-        granger.invoke("prod", "--granger")
+        without = others()
+        joined = granger.invoke("prod", "--granger").stderr
     assert "without granger from now on" in left
-    assert record.failures == []
+    assert before == without == others(), left + joined
+    assert record.failures == [], left + joined
     found = json.loads(
         granger.docker("exec", peers["spoke-one"], "python3", "/spoke.py", "/peer/entry.yaml", "/peer/key")
     )
