@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipyard import bases, console, debian_locks, failures, host, outdated, plans, signals, sizes
+from shipyard import bases, console, debian_locks, failures, host, outdated, plans, remembered, signals, sizes
 from shipyard.commands import bake
 from shipyard.engine import Engine, api, lock
 from shipyard.engine.types import home
@@ -44,7 +44,7 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
     at any moment, so what is to be these images is to be started by digest.
     """
     jobs = plan(project, engine, request)
-    there = _look(engine, jobs, request)
+    there = _look(project, engine, jobs, request)
     begin = time.monotonic()
     seconds: dict[str, float] = {}
     if any(each.reason for each in there.values()):
@@ -56,7 +56,7 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
         ):
             base = bases.ensure(engine, project.base)
             jobs = plan(project, engine, request)  # a base that had to be made anew changes what is current
-            there = _look(engine, jobs, request)
+            there = _look(project, engine, jobs, request)
             wanted = [job for job in jobs if there[job.key].reason]
             if wanted:
                 named = ", ".join(f"{job.reference} ({there[job.key].reason})" for job in wanted)
@@ -64,6 +64,8 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
                 seconds = _bake(project, engine, wanted, base, request)
                 for key, made in _adopt(engine, wanted).items():
                     there[key] = _Found(made, there[key].reason)
+    _name(engine, {job.reference: there[job.key].digest for job in jobs if there[job.key].unnamed})
+    remembered.keep_built(project, {job.reference: there[job.key].digest for job in jobs})
     results = [_result(engine, job, there[job.key], seconds.get(job.key, 0.0)) for job in jobs]
     _report(results, time.monotonic() - begin)
     return results
@@ -71,19 +73,51 @@ def build(project: Project, engine: Engine, request: Request) -> list[BuildResul
 
 @dataclass(frozen=True)
 class _Found:
-    """What the engine has under a job's name at one moment: its digest, and why it has to be built; empty when it has not."""
+    """What the engine has for a job at one moment: a digest, and why it has to be built; empty when it has not.
+
+    ``unnamed`` tells that the job's reference is an image of other inputs.
+    """
 
     digest: str
     reason: str
+    unnamed: bool = False
 
 
-def _look(engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, _Found]:
-    """What there is of each job, by its key: one look at each, so that digest and reason are about the same image."""
-    found = {job.key: (job, api.image(engine.host, job.reference)) for job in jobs}
-    return {
-        key: _Found(str(image["Id"]) if image else "", outdated.reason(image, job, no_cache=request.no_cache))
-        for key, (job, image) in found.items()
-    }
+def _look(project: Project, engine: Engine, jobs: Iterable[Job], request: Request) -> dict[str, _Found]:
+    """What there is of each job, by its key: one look at each, so that digest and reason are about the same image.
+
+    Ours comes first, if it is there: another checkout may have given the reference to an image of its own, and containers
+    that run would be replaced for that.
+    """
+    ours, found = remembered.built(project), dict[str, _Found]()
+    for job in jobs:
+        named = api.image(engine.host, job.reference)
+        reason = outdated.reason(named, job, no_cache=request.no_cache)
+        found[job.key] = _Found(str(named["Id"]) if named else "", reason)
+        if (digest := ours.get(job.reference, "")) and digest != found[job.key].digest:
+            earlier = api.image(engine.host, digest)
+            if earlier and not outdated.reason(earlier, job, no_cache=request.no_cache):
+                found[job.key] = _Found(digest, "", unnamed=bool(reason))
+    return found
+
+
+def _name(engine: Engine, digests: Mapping[str, str]) -> None:
+    """Give references to images. Raises EngineFailed."""
+    import docker
+
+    if not digests:
+        return
+    client = docker.DockerClient(base_url=engine.host)
+    try:
+        with signals.whole():
+            for reference, digest in digests.items():
+                repository, _, tag = reference.rpartition(":")
+                client.api.tag(digest, repository, tag)
+    except docker.errors.APIError as failed:
+        msg = f"{engine.host} could not name an image: {failed.explanation or failed}"
+        raise EngineFailed(msg) from failed
+    finally:
+        client.close()
 
 
 def show(results: list[BuildResult], *, json: bool) -> None:

@@ -65,6 +65,26 @@ def pin(project: Project, services: Mapping[str, Any]) -> Path:
     return place
 
 
+def built(project: Project) -> dict[str, str]:
+    """The digest of the image that this checkout built, or found current, last under each reference."""
+    try:
+        found = json.loads(_built(project).read_text())
+        return {str(reference): str(digest) for reference, digest in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def keep_built(project: Project, digests: Mapping[str, str]) -> None:
+    """Remember digests by their references, beside those of other references."""
+    earlier = built(project)
+    if (now := {**earlier, **digests}) != earlier:
+        replace(_built(project), json.dumps(now, indent=2) + "\n")
+
+
+def _built(project: Project) -> Path:
+    return project.state / "built.json"
+
+
 def _readable(service: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
     """A service as Compose can read it again: it writes a limit of 0 as an empty table, which it does not accept itself."""
     limits = {name: limit or 0 for name, limit in (service.get("ulimits") or {}).items()}

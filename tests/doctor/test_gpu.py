@@ -49,6 +49,11 @@ while (my $client = $server->accept) {
     close $client;
 }
 """
+#: What a start of the hybrid stack makes, besides Ollama.
+SERVICES = (
+    *("balancer", "llm-call-api", "claude-proxy", "egress", "redis", "debug-ports"),
+    *(f"claude-runner-{number}" for number in range(1, 9)),
+)
 #: The GPUs of the CDI specification, and what lies at their device files.
 GPUS = {"0": "/dev/null", "1": "/dev/zero"}
 
@@ -218,14 +223,13 @@ def test_from_the_engine_to_the_model(given: Scene) -> None:
 def stack(given: Scene) -> Iterator[Scene]:
     """With a Compose file that puts the base image in the place of every other, for as little as a start needs of them."""
     machine = given.machine
-    names = ("balancer", "llm-call-api", "claude-proxy", "egress", "redis", "ollama", "debug-ports")
     well = {"test": ["CMD", "true"], "interval": "1s"}
     idle = {"image": _base(machine), "command": ["sleep", "infinity"], "healthcheck": well}
     # What the toolkit asks the balancer, of one who has heard of an instance of the API.
     (given.given / "balancer.json").write_text('{"instances": 1}')
     asked = ["perl", "-e", SERVER.replace("$", "$$"), "8001", "/given/balancer.json"]
     balancer = {**idle, "command": asked, "volumes": [f"{given.given}:/given:ro"]}
-    services = {**dict.fromkeys(names, idle), "balancer": balancer}
+    services = {**dict.fromkeys((*SERVICES, "ollama"), idle), "balancer": balancer}
     (given.given / "idle.json").write_text(json.dumps({"services": services}))
     machine.variables["SHIPYARD_COMPOSE_EXTRA"] = str(given.given / "idle.json")
     _configure(machine, OLLAMA_CPUS="1", OLLAMA_MEMORY="64m")
@@ -253,7 +257,7 @@ def test_a_stack_on_an_engine_that_has_it_by_cdi_alone(stack: Scene) -> None:
     assert "containers get nvidia.com/gpu=0 by CDI" in started.stderr
     first = _services(machine)
     assert {service: _cards(machine, each) for service, each in first.items()} == {
-        **{each: set() for each in ("balancer", "llm-call-api", "claude-proxy", "egress", "redis", "debug-ports")},
+        **{each: set() for each in SERVICES},
         "ollama": {"nvidia0"},
     }
     status = json.loads(machine.invoke("status", "--json", prefix=stack.prefix).stdout)

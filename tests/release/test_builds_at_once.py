@@ -98,6 +98,48 @@ def test_another_build_in_between(
     assert (api.image(engine.host, NAME) or {})["Id"] == last.digest
 
 
+def tagged(engine: Engine, digest: str) -> None:
+    """Give the name to an image."""
+    client = docker.DockerClient(base_url=engine.host)
+    client.api.tag(digest, *NAME.split(":"))
+    client.close()
+
+
+def test_ours_stays_ours_whatever_the_name_is_given_to(
+    pair: tuple[SmallRelease, SmallRelease], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is built again, and no container replaced, because of another checkout."""
+    mine, other = pair
+    (first,) = images.build(mine.project, engine, Request())
+    elsewhere(other, engine, tmp_path / "home", monkeypatch)
+    (again,) = images.build(mine.project, engine, Request())
+    assert (again.status, again.digest) == ("skipped", first.digest)
+    assert (api.image(engine.host, NAME) or {})["Id"] == first.digest, "the name is of what was asked for last"
+    # The same inputs in other bytes: those of another commit.
+    (other.root / "config/settings.toml").write_text("answer = 'mine'\n")
+    other.commit()
+    (twin,) = images.build(other.project, engine, Request(no_cache=True))
+    assert twin.digest != first.digest
+    (again,) = images.build(mine.project, engine, Request())
+    assert (again.status, again.digest) == ("skipped", first.digest)
+
+
+def test_what_this_checkout_built_last_counts(
+    pair: tuple[SmallRelease, SmallRelease], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, _ = pair
+    (first,) = images.build(mine.project, engine, Request())
+    mine.commit()  # which a label tells
+    (second,) = images.build(mine.project, engine, Request(no_cache=True))
+    tagged(engine, first.digest)
+    (again,) = images.build(mine.project, engine, Request())
+    assert (again.status, again.digest) == ("skipped", second.digest)
+    # One that was removed, or a file that was damaged, leaves what the name has.
+    (mine.root / ".shipyard/built.json").write_text("[")
+    (again,) = images.build(mine.project, engine, Request())
+    assert (again.status, again.digest) == ("skipped", first.digest)
+
+
 def test_size_and_why_speak_of_one_image_and_say_whose(
     pair: tuple[SmallRelease, SmallRelease], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

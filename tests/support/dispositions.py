@@ -15,5 +15,5 @@ def by_default(argv: Sequence[str | Path]) -> list[str]:
 
 
 def ignoring(argv: Sequence[str | Path], signals: str) -> list[str]:
-    """The same program, started to ignore these."""
-    return ["env", f"--ignore-signal={signals}", *map(str, argv)]
+    """The same program, started to ignore these, and none of the others of SIGNALS."""
+    return ["env", f"--default-signal={SIGNALS}", f"--ignore-signal={signals}", *map(str, argv)]
