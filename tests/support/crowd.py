@@ -1,9 +1,9 @@
 """Many connections of clients without a key, each of which does one thing that holds a server up. Standard library alone.
 
-    python crowd.py KIND --port 8001 [--address 127.0.0.1] [--count 1000] [--seconds 60] [--sources 1]
+    python crowd.py KIND --port 8001 [--address 127.0.0.1] [--count 1000] [--rate 2000] [--seconds 60] [--sources 1]
 
 KIND is one of KINDS. As many as `--count` are kept open at a time until the time is over or standard input ends: whichever
-the server closes is opened again. With `--sources` N they come from N addresses 127.1.0.1, 127.1.0.2, ... Once the first
+the server closes is opened again, `--rate` in a second at most. With `--sources` N they come from N addresses 127.1.0.1, 127.1.0.2, ... Once the first
 round is through, `open N` is written to standard output, and at the end one JSON object with counts of what happened.
 """
 
@@ -44,25 +44,27 @@ KINDS: dict[str, tuple[bytes, bytes]] = {
         b"1\r\nx\r\n",
     ),
 }
-#: Connections begun in one turn, so that the machine is not busy with those alone.
-PACE = 100
 
 
 class Crowd:
     """Keeps so many connections open."""
 
-    def __init__(self, kind: str, place: tuple[str, int], count: int, sources: int) -> None:
+    def __init__(self, kind: str, place: tuple[str, int], count: int, sources: int, rate: int) -> None:
         self.first, self.then = KINDS[kind]
         self.reads = kind != "slow-reader"
-        self.place, self.count, self.sources = place, count, sources
+        self.place, self.count, self.sources, self.rate = place, count, sources, rate
+        self.begin = time.monotonic()
         self.open: dict[int, socket.socket] = {}
         self.fresh: set[int] = set()
         self.poll = select.epoll()
         self.seen: collections.Counter[str] = collections.Counter()
 
     def fill(self) -> None:
-        """Open what is missing, a few at a time."""
-        for _ in range(min(PACE, self.count - len(self.open))):
+        """Open what is missing, as far as the rate allows."""
+        allowed = int((time.monotonic() - self.begin) * self.rate) - self.seen["tried"]
+        if allowed > self.rate // 10:  # what was not needed is not saved up
+            self.begin += (allowed - self.rate // 10) / self.rate
+        for _ in range(min(allowed, self.rate // 10, self.count - len(self.open))):
             each = socket.socket()
             each.setblocking(False)
             if not self.reads:
@@ -149,13 +151,14 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--rate", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--sources", type=int, default=1)
     options = parser.parse_args()
     os.nice(19)  # it stands for other machines: the cores of this one are for those who are measured
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    crowd = Crowd(options.kind, (options.address, options.port), options.count, options.sources)
+    crowd = Crowd(options.kind, (options.address, options.port), options.count, options.sources, options.rate)
     crowd.run(options.seconds)
     sys.stdout.write(json.dumps({**crowd.seen, "open": len(crowd.open)}) + "\n")
 
