@@ -1,6 +1,6 @@
 """Many connections of clients without a key, each of which does one thing that holds a server up. Standard library alone.
 
-    python crowd.py KIND --port 8001 [--address 127.0.0.1] [--count 1000] [--rate 2000] [--seconds 60] [--sources 1]
+    python crowd.py KIND --port 8001 [--address 127.0.0.1] [--count 1000] [--rate 2500] [--seconds 60] [--sources 1]
 
 KIND is one of KINDS. As many as `--count` are kept open at a time until the time is over or standard input ends: whichever
 the server closes is opened again, `--rate` in a second at most. With `--sources` N they come from N addresses 127.1.0.1, 127.1.0.2, ... Once the first
@@ -62,8 +62,8 @@ class Crowd:
     def fill(self) -> None:
         """Open what is missing, as far as the rate allows."""
         allowed = int((time.monotonic() - self.begin) * self.rate) - self.seen["tried"]
-        if allowed > self.rate // 10:  # what was not needed is not saved up
-            self.begin += (allowed - self.rate // 10) / self.rate
+        if allowed > self.rate // 2:  # what was not needed is not saved up
+            self.begin += (allowed - self.rate // 2) / self.rate
         for _ in range(min(allowed, self.rate // 10, self.count - len(self.open))):
             each = socket.socket()
             each.setblocking(False)
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--rate", type=int, default=2000)
+    parser.add_argument("--rate", type=int, default=2500)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--sources", type=int, default=1)
     options = parser.parse_args()

@@ -30,8 +30,12 @@ class Crowd:
 
 @contextlib.contextmanager
 def crowd(kind: str, port: int, count: int, sources: int = 1, address: str = "127.0.0.1") -> Iterator[Crowd]:
-    """So many connections, all of which have been opened once when the block begins."""
+    """So many connections, all of which have been opened once when the block begins; a quarter of them is opened a second.
+
+    That is enough to open each again that the server ends after 5 s.
+    """
     words = ["--port", str(port), "--count", str(count), "--sources", str(sources), "--address", address]
+    words += ["--rate", str(count // 4)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/support/crowd.py"), kind, *words, "--seconds", str(LONGEST)],
         stdin=subprocess.PIPE,
