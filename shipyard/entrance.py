@@ -13,6 +13,8 @@ from shipyard.errors import StackFailed
 
 #: Seconds until a new instance must be in rotation; it takes about one.
 PATIENCE = 20.0
+#: Seconds without an answer after which a port counts as dead: what is done then ends all requests that are open.
+DEAD = 10.0
 
 
 def place(config: Mapping[str, Any]) -> tuple[str, int]:
@@ -59,9 +61,9 @@ def bound(ports: str) -> tuple[str, int] | None:
     return None
 
 
-def instances(where: tuple[str, int]) -> int | None:
-    """How many instances take requests now; None when there is no balancer to ask."""
-    connection = http.client.HTTPConnection(*where, timeout=2)
+def instances(where: tuple[str, int], seconds: float = 2.0) -> int | None:
+    """How many instances take requests now; None when no balancer answers within so many seconds."""
+    connection = http.client.HTTPConnection(*where, timeout=seconds)
     try:
         connection.request("GET", "/health/balancer")
         return int(json.loads(connection.getresponse().read())["instances"])
@@ -69,6 +71,14 @@ def instances(where: tuple[str, int]) -> int | None:
         return None
     finally:
         connection.close()
+
+
+def found(where: tuple[str, int]) -> int | None:
+    """The same with patience: None only where nothing has answered for ``DEAD`` seconds, however busy the machine is."""
+    end = time.monotonic() + DEAD
+    while (known := instances(where, DEAD)) is None and time.monotonic() < end:
+        time.sleep(0.2)
+    return known
 
 
 def wait(where: tuple[str, int], count: int) -> None:

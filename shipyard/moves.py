@@ -144,10 +144,11 @@ def _revive(move: Move, where: tuple[str, int]) -> int:
     ended, and nothing else brings that back.
     """
     running = [each for each in containers.every(move.engine, move.name, BALANCER) if each.running]
-    known = entrance.instances(where)
+    published = any(f":{where[1]}->" in each.ports for each in running)
+    known = entrance.found(where) if published else None
     if not running:
         _up(move, [BALANCER])
-    elif known is None and any(f":{where[1]}->" in each.ports for each in running):
+    elif published and known is None:
         console.warn(f"the balancer does not answer at {where[0]}:{where[1]}; it is started again")
         rolling.restart(move.engine, move.docker, running)
     return known or entrance.instances(where) or 0

@@ -80,14 +80,27 @@ def restart(engine: Engine, docker: DockerClient, found: list[Container]) -> Non
 def outdated(
     engine: Engine, docker: DockerClient, config: Mapping[str, Any], there: list[Container]
 ) -> list[Container]:
-    """Those of one service that Compose would not make the same way now, that are not well, or whose folders were replaced."""
+    """Those of one service that Compose would not make the same way now, that are not well, or whose folders were replaced.
+
+    Says why.
+    """
     if not there:
         return []
     service = there[0].service
     wanted = compose.hash_of(docker, service)
     image = (api.image(engine.host, config["services"][service]["image"]) or {}).get("Id")
-    return [
-        each
-        for each in there
-        if not each.well or each.image != image or each.made_from != wanted or containers.stale(each)
-    ]
+    reasons = {each.id: _reason(each, image, wanted) for each in there}
+    for reason in sorted(set(filter(None, reasons.values()))):
+        console.info(f"{service}: {reason}")
+    return [each for each in there if reasons[each.id]]
+
+
+def _reason(container: Container, image: str | None, wanted: str) -> str:
+    """Why a container is to be exchanged; empty when it is not."""
+    if not container.well:
+        return f"a container is {container.health if container.running else container.state}"
+    if container.image != image:
+        return "the image is another one"
+    if container.made_from != wanted:
+        return "the configuration is another one"
+    return "a folder that is mounted was replaced" if containers.stale(container) else ""

@@ -301,9 +301,9 @@ def test_a_selection_needs_these_images(
 def test_without_its_setting_it_goes_and_the_api_stays(with_models: Checkout) -> None:
     api = with_models.container("llm-call-api")
     with_models.configure(MODEL_SERVER="")
-    with_models.invoke("prod")
+    said = with_models.invoke("prod").stderr
     assert with_models.containers("ollama", stopped=True) == []
-    assert with_models.container("llm-call-api") == api
+    assert with_models.container("llm-call-api") == api, said
 
 
 def test_down_leaves_nothing(prod: Checkout) -> None:

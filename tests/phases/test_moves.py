@@ -35,8 +35,8 @@ def test_there_and_back(stack: Checkout) -> None:
     keys, there = paths.keys_in_redis(stack), identities(stack)
     for phase in (("hybrid",), ("prod",), ("hybrid",), ("host", "--api")):
         with caller.calling(stack, caller.models, caller.chat, caller.cached, caller.stream) as record:
-            stack.invoke(*phase)
-        assert record.failures == [], phase
+            said = stack.invoke(*phase).stderr
+        assert record.failures == [], (phase, said)
         assert min(record.answers[kind.__name__] for kind in (caller.models, caller.chat, caller.cached)) > 50, phase
         assert record.answers["stream"] > 1
         assert identities(stack) == there, phase
@@ -77,9 +77,8 @@ def test_from_phase_1_to_3_and_to_development(stack: Checkout) -> None:
     word = secrets.token_hex(8)
     assert stack.redis("set", "llm-call:test", word) == "OK"
     with caller.calling(stack, caller.models, caller.chat) as record:
-        for phase in (("prod",), ("dev", "--detach")):
-            stack.invoke(*phase)
-    assert record.failures == []
+        said = [stack.invoke(*phase).stderr for phase in (("prod",), ("dev", "--detach"))]
+    assert record.failures == [], "".join(said)
     assert stack.redis("get", "llm-call:test") == word
 
 

@@ -3,8 +3,9 @@
     python crowd.py KIND --port 8001 [--address 127.0.0.1] [--count 1000] [--rate 2500] [--seconds 60] [--sources 1]
 
 KIND is one of KINDS. As many as `--count` are kept open at a time until the time is over or standard input ends: whichever
-the server closes is opened again, `--rate` in a second at most. With `--sources` N they come from N addresses 127.1.0.1, 127.1.0.2, ... Once the first
-round is through, `open N` is written to standard output, and at the end one JSON object with counts of what happened.
+the server closes is opened again, `--rate` in a second at most. With `--sources` N they come from N addresses 127.1.0.1,
+127.1.0.2, ... Once the first round is through, `open N` is written to standard output, and at the end one JSON object
+with counts of what happened.
 """
 
 from __future__ import annotations
