@@ -131,7 +131,11 @@ class Clone:
     def invoke(self, *words: str, status: int = 0, seconds: float = 180) -> str:
         """Run a verb to its end, hold it to its exit status; what it said."""
         process = self.start(*words)
-        said, _ = process.communicate(timeout=seconds)
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except BaseException:  # Ctrl-C of the tests, too, leaves nothing behind
+            kill(process)
+            raise
         assert process.returncode == status, f"invoke {' '.join(words)}: {process.returncode}\n{said}"
         return said
 
@@ -143,8 +147,12 @@ class Clone:
         """`invoke release`, killed (-9, with nothing after it) as soon as the journal has a line."""
         before = len(self.lines(step, state))
         process = self.start("release", *words, stdout=subprocess.DEVNULL)
-        wait_until(lambda: len(self.lines(step, state)) > before or process.poll() is not None, f"{step} {state}", 120)
-        kill(process)
+        try:
+            wait_until(
+                lambda: len(self.lines(step, state)) > before or process.poll() is not None, f"{step} {state}", 120
+            )
+        finally:
+            kill(process)
 
     @property
     def version(self) -> str:
