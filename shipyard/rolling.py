@@ -102,5 +102,5 @@ def _reason(container: Container, image: str | None, wanted: str) -> str:
     if container.image != image:
         return "the image is another one"
     if container.made_from != wanted:
-        return "the configuration is another one"
+        return f"the configuration is another one ({wanted[:12]}, not {container.made_from[:12]})"
     return "a folder that is mounted was replaced" if containers.stale(container) else ""
