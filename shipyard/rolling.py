@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,12 +88,27 @@ def outdated(
     if not there:
         return []
     service = there[0].service
-    wanted = compose.hash_of(docker, service)
+    wanted = _hash_of(docker, service, there)
     image = (api.image(engine.host, config["services"][service]["image"]) or {}).get("Id")
     reasons = {each.id: _reason(each, image, wanted) for each in there}
     for reason in sorted(set(filter(None, reasons.values()))):
         console.info(f"{service}: {reason}")
     return [each for each in there if reasons[each.id]]
+
+
+def _hash_of(docker: DockerClient, service: str, there: list[Container]) -> str:
+    """Compose's hash of a service; asked again where it is another one than before, for that ends open requests.
+
+    Seen on a busy machine: another hash, and then no container that Compose itself found to be another one.
+    """
+    first = compose.hash_of(docker, service)
+    if any(each.made_from == first for each in there):
+        return first
+    time.sleep(1)
+    second = compose.hash_of(docker, service)
+    if second != first:
+        console.warn(f"Compose gave two hashes for one configuration of {service}: {first[:12]}, then {second[:12]}")
+    return second
 
 
 def _reason(container: Container, image: str | None, wanted: str) -> str:
