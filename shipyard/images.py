@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,22 +103,32 @@ def _look(project: Project, engine: Engine, jobs: Iterable[Job], request: Reques
 
 
 def _name(engine: Engine, digests: Mapping[str, str]) -> None:
-    """Give references to images. Raises EngineFailed."""
+    """Give references to images, all of them or none. Raises EngineFailed."""
+    if digests:
+        with _naming(engine) as client:
+            for reference, digest in digests.items():
+                _tag(client, reference, digest)
+
+
+@contextmanager
+def _naming(engine: Engine) -> Iterator[Any]:
+    """A client for a block in which references change, which no signal cuts short. Raises EngineFailed."""
     import docker
 
-    if not digests:
-        return
     client = docker.DockerClient(base_url=engine.host)
     try:
         with signals.whole():
-            for reference, digest in digests.items():
-                repository, _, tag = reference.rpartition(":")
-                client.api.tag(digest, repository, tag)
+            yield client
     except docker.errors.APIError as failed:
-        msg = f"{engine.host} could not name an image: {failed.explanation or failed}"
+        msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"
         raise EngineFailed(msg) from failed
     finally:
         client.close()
+
+
+def _tag(client: Any, reference: str, digest: str) -> None:
+    repository, _, tag = reference.rpartition(":")
+    client.api.tag(digest, repository, tag)
 
 
 def show(results: list[BuildResult], *, json: bool) -> None:
@@ -232,23 +243,13 @@ def _adopt(engine: Engine, jobs: Sequence[Job]) -> dict[str, str]:
 
     Returns the digest of each by the job's key: what was measured and named, whatever the names are given to later.
     """
-    import docker
-
     made = {job.key: digest(engine, job.candidate) for job in jobs}
     problems = [problem for job in jobs for problem in _problems(engine, job, made[job.key])]
-    client = docker.DockerClient(base_url=engine.host)
-    try:
-        with signals.whole():  # all of them get their names, or none does
-            for job in jobs:
-                if not problems:
-                    repository, _, tag = job.reference.rpartition(":")
-                    client.api.tag(made[job.key], repository, tag)
-                client.api.remove_image(job.candidate, noprune=True)
-    except docker.errors.APIError as failed:
-        msg = f"{engine.host} could not name what it built: {failed.explanation or failed}"
-        raise EngineFailed(msg) from failed
-    finally:
-        client.close()
+    with _naming(engine) as client:  # all of them get their names, or none does
+        for job in jobs:
+            if not problems:
+                _tag(client, job.reference, made[job.key])
+            client.api.remove_image(job.candidate, noprune=True)
     if problems:
         raise OverBudget("\n".join(problems))
     return made
